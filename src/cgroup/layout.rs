@@ -1,0 +1,264 @@
+//! Where each controller lives on this host, decided from `mountinfo` text.
+//!
+//! A host is *legacy* (v1 hierarchies only), *hybrid* (v1 hierarchies and a
+//! cgroup2 mount beside them) or *unified* (cgroup2 alone). No code asks for
+//! the kind as a whole: the question is always "where is controller X".
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// Which of the two cgroup interfaces a hierarchy speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// One hierarchy per controller set; `Documentation/admin-guide/cgroup-v1`.
+    V1,
+    /// The unified hierarchy; `Documentation/admin-guide/cgroup-v2.rst`.
+    V2,
+}
+
+/// One mounted cgroup hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// The interface it speaks.
+    pub version: Version,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// The cgroup that the mount shows at its top: `/` unless it is a bind mount or was
+    /// made in a cgroup namespace.
+    pub mount_root: String,
+    /// v1: its controllers, `name=systemd` included, as /proc/PID/cgroup spells them.
+    /// v2: empty; which controllers it has is in `cgroup.controllers`.
+    pub controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    /// The path below the mount point of a cgroup that /proc/PID/cgroup calls `cgroup`;
+    /// none where the mount does not show it. Has no leading slash.
+    #[must_use]
+    pub fn relative<'a>(&self, cgroup: &'a str) -> Option<&'a str> {
+        let below = if self.mount_root == "/" {
+            cgroup
+        } else {
+            let below = cgroup.strip_prefix(self.mount_root.as_str())?;
+            if !below.is_empty() && !below.starts_with('/') {
+                return None;
+            }
+            below
+        };
+        let below = below.trim_start_matches('/');
+        // A path that leaves the namespace's root ("/../x") is not below any mount of ours.
+        (!below.split('/').any(|name| name == "..")).then_some(below)
+    }
+}
+
+/// The names of the two generations for the controllers that differ.
+const V2_NAMES: &[(&str, &str)] = &[("blkio", "io"), ("cpuacct", "cpu")];
+
+/// All cgroup hierarchies of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// In the order of mountinfo; each hierarchy once.
+    pub hierarchies: Vec<Hierarchy>,
+    /// What the cgroup2 root's `cgroup.controllers` lists; empty without cgroup2.
+    pub unified_controllers: Vec<String>,
+}
+
+impl Layout {
+    /// Reads the layout from the text of `/proc/self/mountinfo` (`proc(5)`: mount id, parent,
+    /// major:minor, root, mount point, options, optional fields, `-`, type, source, super
+    /// options) and of the cgroup2 root's `cgroup.controllers`. Lines of another form and
+    /// other filesystems are passed over.
+    ///
+    /// A hierarchy that is mounted more than once counts where it is mounted at its top,
+    /// else where it is mounted first.
+    #[must_use]
+    pub fn parse(mountinfo: &[u8], unified_controllers: &[u8]) -> Layout {
+        let mut layout = Layout {
+            hierarchies: Vec::new(),
+            unified_controllers: String::from_utf8_lossy(unified_controllers)
+                .split_ascii_whitespace()
+                .map(str::to_owned)
+                .collect(),
+        };
+        for line in mountinfo.split(|&byte| byte == b'\n') {
+            let Some(found) = parse_line(line) else { continue };
+            let known = layout.hierarchies.iter_mut().find(|known| {
+                known.version == found.version && known.controllers == found.controllers
+            });
+            match known {
+                None => layout.hierarchies.push(found),
+                Some(known) if known.mount_root != "/" && found.mount_root == "/" => *known = found,
+                Some(_) => {}
+            }
+        }
+        layout
+    }
+
+    /// The mount point of cgroup2, whose `cgroup.controllers` [`Layout::parse`] asks for.
+    #[must_use]
+    pub fn unified_mount(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
+    /// The index in [`Layout::hierarchies`] of the one that has `controller`, by its v1 name
+    /// (`memory`, `cpu`, `cpuacct`, `cpuset`, `blkio`, `hugetlb`, `freezer`, `pids`).
+    ///
+    /// A controller bound to a v1 hierarchy is never available on v2 at the same time. On v2
+    /// `cpuacct` is part of every cgroup's `cpu.stat` and `freezer` of its core files, so for
+    /// these two the cgroup2 mount answers where v1 has none, whatever it lists.
+    #[must_use]
+    pub fn controller(&self, controller: &str) -> Option<usize> {
+        let on_v1 = self.hierarchies.iter().position(|hierarchy| {
+            hierarchy.version == Version::V1
+                && hierarchy.controllers.iter().any(|name| name == controller)
+        });
+        if on_v1.is_some() {
+            return on_v1;
+        }
+        let v2_name =
+            V2_NAMES.iter().find(|(v1, _)| *v1 == controller).map_or(controller, |(_, v2)| *v2);
+        let listed = self.unified_controllers.iter().any(|name| name == v2_name);
+        let implicit = matches!(controller, "cpuacct" | "freezer");
+        if !listed && !implicit {
+            return None;
+        }
+        self.hierarchies.iter().position(|hierarchy| hierarchy.version == Version::V2)
+    }
+}
+
+/// One line of mountinfo, if it is a cgroup mount.
+fn parse_line(line: &[u8]) -> Option<Hierarchy> {
+    let mut halves = line.splitn(2, |&byte| byte == b' ');
+    halves.next()?;
+    let separator = line.windows(3).position(|window| window == b" - ")?;
+    let mut fields = line[..separator].split(|&byte| byte == b' ');
+    let mount_root = fields.nth(3)?;
+    let mount_point = fields.next()?;
+    let mut tail = line[separator + 3..].split(|&byte| byte == b' ');
+    let fs_type = tail.next()?;
+    let super_options = tail.nth(1)?;
+    let version = match fs_type {
+        b"cgroup" => Version::V1,
+        b"cgroup2" => Version::V2,
+        _ => return None,
+    };
+    let controllers = match version {
+        Version::V1 => v1_controllers(std::str::from_utf8(super_options).ok()?),
+        Version::V2 => Vec::new(),
+    };
+    Some(Hierarchy {
+        version,
+        mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
+        mount_root: String::from_utf8(unescape(mount_root)).ok()?,
+        controllers,
+    })
+}
+
+/// The controllers among a v1 mount's super options, which also hold flags.
+fn v1_controllers(options: &str) -> Vec<String> {
+    const FLAGS: &[&str] =
+        &["rw", "ro", "noprefix", "xattr", "clone_children", "cpuset_v2_mode", "none", "all"];
+    let mut names: Vec<String> = options
+        .split(',')
+        .filter(|option| !FLAGS.contains(option) && !option.starts_with("release_agent="))
+        .map(str::to_owned)
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Undoes the octal escapes (`\040` for a blank) that the kernel puts into mountinfo.
+#[must_use]
+pub fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = (byte == b'\\' && after.len() >= 3)
+            .then(|| std::str::from_utf8(&after[..3]).ok())
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate
+";
+
+    #[test]
+    fn hybrid_answers_per_controller() {
+        let layout = Layout::parse(HYBRID.as_bytes(), b"io pids\n");
+        let at = |name: &str| {
+            layout.controller(name).map(|index| layout.hierarchies[index].mount_point.clone())
+        };
+        assert_eq!(at("memory"), Some(PathBuf::from("/sys/fs/cgroup/memory")));
+        assert_eq!(at("cpuacct"), Some(PathBuf::from("/sys/fs/cgroup/cpu,cpuacct")));
+        assert_eq!(at("blkio"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(at("pids"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(at("freezer"), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(at("cpuset"), None);
+        assert_eq!(layout.hierarchies[2].controllers, ["name=systemd"]);
+        assert_eq!(layout.unified_mount().unwrap().version, Version::V2);
+    }
+
+    #[test]
+    fn unified_has_what_it_lists() {
+        let layout = Layout::parse(
+            b"24 23 0:21 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            b"cpuset cpu io memory hugetlb pids",
+        );
+        for name in ["cpuset", "cpu", "cpuacct", "blkio", "memory", "hugetlb", "freezer"] {
+            assert_eq!(layout.controller(name), Some(0), "{name}");
+        }
+        assert_eq!(layout.controller("devices"), None);
+    }
+
+    #[test]
+    fn a_mount_at_the_top_wins_over_a_bind() {
+        let text = "1 2 0:1 /docker/a /mnt/x rw - cgroup cgroup rw,memory\n\
+                    1 2 0:1 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                    1 2 0:1 /docker/b /mnt/y rw - cgroup cgroup rw,memory\n";
+        let layout = Layout::parse(text.as_bytes(), b"");
+        assert_eq!(layout.hierarchies.len(), 1);
+        assert_eq!(layout.hierarchies[0].mount_root, "/");
+    }
+
+    #[test]
+    fn paths_are_taken_relative_to_the_mount() {
+        let mut hierarchy = Layout::parse(HYBRID.as_bytes(), b"").hierarchies.remove(1);
+        assert_eq!(hierarchy.relative("/docker/a"), Some("docker/a"));
+        assert_eq!(hierarchy.relative("/"), Some(""));
+        assert_eq!(hierarchy.relative("/../a"), None);
+        hierarchy.mount_root = "/docker".into();
+        assert_eq!(hierarchy.relative("/docker/a"), Some("a"));
+        assert_eq!(hierarchy.relative("/docker"), Some(""));
+        assert_eq!(hierarchy.relative("/dockerish"), None);
+        assert_eq!(hierarchy.relative("/other"), None);
+    }
+
+    #[test]
+    fn octal_escapes() {
+        assert_eq!(unescape(b"/a\\040b\\134"), b"/a b\\");
+        assert_eq!(unescape(b"/a\\04"), b"/a\\04");
+        assert_eq!(unescape(b"\\999"), b"\\999");
+    }
+}

@@ -1,0 +1,155 @@
+//! The one error type of the read path and of the runtime.
+//!
+//! It says which file, what was found and what was expected, and becomes an
+//! errno in exactly one exhaustive match.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use log::Level;
+
+/// Shorthand for a result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whatever can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call on a path failed.
+    #[error("{}: cannot {op}: {}", path.display(), describe(source))]
+    Io {
+        /// What was attempted, as a verb: `open`, `read`, `mount`.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A kernel file does not have the form that its documentation promises.
+    #[error("{}: line {line}: found {found:?}, expected {expected}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Its line, counted from 1; 0 where the file as a whole is meant.
+        line: usize,
+        /// What stands there, shortened.
+        found: String,
+        /// What was expected there.
+        expected: &'static str,
+    },
+    /// The process, or the cgroup, that was asked about has ended.
+    #[error("{what} is gone")]
+    Gone {
+        /// What ended.
+        what: String,
+    },
+    /// A name that this filesystem does not have.
+    #[error("no such file")]
+    NotFound,
+    /// A directory operation on a file.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A file operation on a directory.
+    #[error("is a directory")]
+    IsADirectory,
+    /// A read-only file was opened for writing.
+    #[error("opened for writing, but the file is read-only")]
+    ReadOnly,
+    /// A read that fills the page cache, which all containers share.
+    #[error("sendfile and mmap are refused: their page cache is shared by all containers")]
+    PageCacheFill,
+    /// The code answering a request panicked; a defect of ours.
+    #[error("a request handler panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// A condition of the machine or of the command line that a person must mend.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The kernel's words for an I/O error, without Rust's "(os error N)".
+fn describe(source: &io::Error) -> String {
+    match source.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
+        None => source.to_string(),
+    }
+}
+
+impl Error {
+    /// Wraps a failed system call on `path`.
+    pub fn io(op: &'static str, path: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
+        Error::Io { op, path: path.as_ref().to_owned(), source: source.into() }
+    }
+
+    /// A malformed kernel file; `found` is shortened to what a log line bears.
+    pub fn malformed(
+        path: impl AsRef<Path>,
+        line: usize,
+        found: &[u8],
+        expected: &'static str,
+    ) -> Self {
+        const MOST: usize = 80;
+        let shown = &found[..found.len().min(MOST)];
+        Error::Malformed {
+            path: path.as_ref().to_owned(),
+            line,
+            found: String::from_utf8_lossy(shown).into_owned(),
+            expected,
+        }
+    }
+
+    /// The errno that a reader gets to see.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Malformed { .. }
+            | Error::PageCacheFill
+            | Error::Panicked { .. }
+            | Error::Refused(_) => libc::EIO,
+            Error::Gone { .. } => libc::ESRCH,
+            Error::NotFound => libc::ENOENT,
+            Error::NotADirectory => libc::ENOTDIR,
+            Error::IsADirectory => libc::EISDIR,
+            Error::ReadOnly => libc::EACCES,
+        }
+    }
+
+    /// How loudly it is logged: what a reader can cause at will stays quiet.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        match self {
+            Error::Panicked { .. } => Level::Error,
+            Error::Io { .. } | Error::Malformed { .. } | Error::Refused(_) => Level::Warn,
+            Error::Gone { .. }
+            | Error::NotFound
+            | Error::NotADirectory
+            | Error::IsADirectory
+            | Error::ReadOnly
+            | Error::PageCacheFill => Level::Debug,
+        }
+    }
+
+    /// Whether the kernel said that the thing asked about does not exist (any more).
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.errno(), libc::ENOENT | libc::ESRCH | libc::ENODEV)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_clear_line() {
+        let error = Error::io("open", "/x/y", io::Error::from_raw_os_error(libc::ENOENT));
+        assert_eq!(error.to_string(), "/x/y: cannot open: No such file or directory");
+        assert_eq!(error.errno(), libc::ENOENT);
+        assert!(error.is_gone());
+        let error = Error::malformed("/x", 3, b"abc", "a number");
+        assert_eq!(error.to_string(), "/x: line 3: found \"abc\", expected a number");
+        assert_eq!(error.errno(), libc::EIO);
+    }
+}

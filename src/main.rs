@@ -1,0 +1,3 @@
+//! One binary: arguments, options, one call, exit code.
+
+fn main() {}
