@@ -3,7 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod cpulist;
 pub mod error;
+pub mod procfs;
 pub mod sys;
 pub mod units;
 pub mod vfs;
