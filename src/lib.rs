@@ -9,6 +9,7 @@ pub mod cpulist;
 pub mod error;
 pub mod facts;
 pub mod files;
+pub mod fuse;
 pub mod history;
 pub mod kernel;
 pub mod procfs;

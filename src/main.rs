@@ -1,3 +1,11 @@
 //! One binary: arguments, options, one call, exit code.
 
-fn main() {}
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    commands::run(commands::Cli::parse())
+}

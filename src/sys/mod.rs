@@ -3,4 +3,5 @@
 #![allow(unsafe_code)]
 
 pub mod file;
+pub mod fuse;
 pub mod identity;
