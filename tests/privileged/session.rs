@@ -220,6 +220,27 @@ fn a_hung_one_is_refused_in_bounded_time() {
     assert!(std::fs::read_to_string(place.meminfo()).is_ok());
 }
 
+/// Not even SIGKILL reaches who waits for the answer to a request that was taken.
+#[test]
+fn one_that_takes_requests_and_answers_none_is_refused_in_bounded_time() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    let connection = connect(&place.mountpoint()).unwrap();
+    // fuse_out_header (length, error, the request's unique) and fuse_init_out (version 7.31).
+    let mut reply = [0; 80];
+    reply[0] = 80;
+    reply[8..16].copy_from_slice(&connection.init_request[8..16]);
+    (reply[16], reply[20]) = (7, 31);
+    let mut device = File::from(connection.device);
+    device.write_all(&reply).unwrap();
+
+    let daemon = Guarded(serve(&place.mountpoint()).spawn().unwrap());
+    assert!(device.read(&mut vec![0; 1 << 16]).unwrap() > 0);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("in use by a live daemon that does not answer"), "{log}");
+}
+
 #[test]
 fn dead_ones_are_replaced() {
     let (place, other) = (Place::new(), Place::new());
