@@ -17,9 +17,12 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 const MEMORY_LIMIT: &str = "314572800";
 /// What MemTotal must then say in the container.
 pub(crate) const MEM_TOTAL: &str = "307200 kB";
-/// The container may use its CPUs in full: a quota that is a limit and never throttles.
+/// How many CPUs the container's cpuset has, if the host has as many.
 const CPUS: usize = 2;
 const CPU_PERIOD_USEC: usize = 100_000;
+/// Per CPU of the container. Twice what it can use: a limit that must be read and folded, but
+/// never throttles. Exactly what it can use does throttle now and then.
+const CPU_QUOTA_USEC: usize = 2 * CPU_PERIOD_USEC;
 /// How long a cgroup may keep the tasks of a reader that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -29,21 +32,15 @@ pub(crate) struct Container {
     cgroups: Vec<PathBuf>,
     /// cgroup2's root and the controllers that were enabled below it for this run.
     enabled: Option<(PathBuf, Vec<&'static str>)>,
+    /// The cgroup that has the CPU quota.
     cpu: Option<PathBuf>,
-    /// Where the memory controller is: which of the rivals can be expected to know the limit.
-    pub(crate) memory_is_v1: bool,
 }
 
 impl Container {
     pub(crate) fn create() -> Result<Self> {
         let layout = layout()?;
-        let memory = layout.controller("memory").context("no memory controller on this host")?;
-        let mut container = Self {
-            cgroups: Vec::new(),
-            enabled: None,
-            cpu: None,
-            memory_is_v1: layout.hierarchies[memory].version == Version::V1,
-        };
+        layout.controller("memory").context("no memory controller on this host")?;
+        let mut container = Self { cgroups: Vec::new(), enabled: None, cpu: None };
         let name = format!("lxcfs-rs-mounted-{}", std::process::id());
         for hierarchy in &layout.hierarchies {
             match hierarchy.version {
@@ -64,7 +61,7 @@ impl Container {
         if has("cpu") {
             let cpus = first_cpus(&hierarchy.mount_point.join("cpuset.cpus"))?.len();
             write(&cgroup, "cpu.cfs_period_us", &CPU_PERIOD_USEC.to_string())?;
-            write(&cgroup, "cpu.cfs_quota_us", &(cpus * CPU_PERIOD_USEC).to_string())?;
+            write(&cgroup, "cpu.cfs_quota_us", &(cpus * CPU_QUOTA_USEC).to_string())?;
             self.cpu = Some(cgroup.clone());
         }
         if has("cpuset") {
@@ -96,7 +93,7 @@ impl Container {
         }
         let cpus = first_cpus(&root.join("cpuset.cpus.effective"))?;
         if has("cpu") {
-            let quota = format!("{} {CPU_PERIOD_USEC}", cpus.len() * CPU_PERIOD_USEC);
+            let quota = format!("{} {CPU_PERIOD_USEC}", cpus.len() * CPU_QUOTA_USEC);
             write(&cgroup, "cpu.max", &quota)?;
             self.cpu = Some(cgroup.clone());
         }

@@ -88,6 +88,9 @@ fn bench(options: &Options) -> Result<()> {
     }
     let footprints = measure::footprints(&subjects)?;
     println!("\n{}", report::footprints(&footprints));
+    if plan.rounds > 1 {
+        println!("spread of the rounds: {:.0} %", measure::spread(&results) * 100.0);
+    }
     if let Some(throttled) = container.throttled().filter(|&count| count > 0) {
         println!("warning: the readers were throttled in {throttled} periods");
     }

@@ -58,7 +58,7 @@ pub(crate) fn check(plan: &Plan, subjects: &[Subject], container: &Container) ->
         let task = task(plan, block, File::Meminfo, subject);
         let (_, ready) = Reader::start(container, &task)
             .with_context(|| format!("{}: first read", subject.kind.name()))?;
-        check_content(subject, File::Meminfo, container, &ready)?;
+        check_content(subject, File::Meminfo, &ready)?;
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ pub(crate) fn block(
                 let subject = &subjects[index];
                 let sample = sample(plan, block, file, subject, container).with_context(|| {
                     format!(
-                        "{}: {}: {}, {} readers",
+                        "{}: {}: {}, readers: {}",
                         subject.kind.name(),
                         file.name(),
                         block.operation.title(),
@@ -123,7 +123,7 @@ fn sample(
 ) -> Result<Sample> {
     let task = task(plan, block, file, subject);
     let (mut reader, ready) = Reader::start(container, &task)?;
-    check_content(subject, file, container, &ready)?;
+    check_content(subject, file, &ready)?;
     let before = cpu_time(subject)?;
     let outcome = reader.run()?;
     let after = cpu_time(subject)?;
@@ -138,12 +138,7 @@ fn cpu_time(subject: &Subject) -> Result<Option<Duration>> {
     subject.pid().map(daemon::cpu_time).transpose()
 }
 
-fn check_content(
-    subject: &Subject,
-    file: File,
-    container: &Container,
-    ready: &Ready,
-) -> Result<()> {
+fn check_content(subject: &Subject, file: File, ready: &Ready) -> Result<()> {
     let content = &ready.content;
     let name = subject.kind.name();
     if subject.kind == Kind::Floor {
@@ -156,12 +151,8 @@ fn check_content(
         "{name}: {} in the container is not whole: {content:?}",
         file.name()
     );
-    let must_know_the_limit = match subject.kind {
-        Kind::LxcfsRs => true,
-        Kind::Lxcfs => container.memory_is_v1,
-        Kind::Floor | Kind::Kernel => false,
-    };
-    if file == File::Meminfo && must_know_the_limit {
+    let knows_the_limit = matches!(subject.kind, Kind::LxcfsRs | Kind::Lxcfs);
+    if file == File::Meminfo && knows_the_limit {
         let first = content.lines().next().unwrap_or_default();
         ensure!(first.ends_with(&format!(" {MEM_TOTAL}")), "{name}: {first}, not {MEM_TOTAL}");
     }
@@ -179,6 +170,17 @@ fn check_length(task: &Task, outcome: &Outcome, ready: &Ready) -> Result<()> {
     ensure!(outcome.operations > 0, "no operation ended in time");
     ensure!(least >= whole / 2, "short file: {least} bytes, the first read had {whole}");
     Ok(())
+}
+
+/// How far the rounds of a cell lie apart: largest less smallest throughput, in parts of the
+/// median; the median of that over the cells. What a ratio is worth: 0 on a quiet machine.
+pub(crate) fn spread(cells: &[Cell]) -> f64 {
+    median(cells.iter().map(|cell| {
+        let speeds = cell.rounds.iter().map(|sample| sample.outcome.per_second);
+        let largest = speeds.clone().fold(f64::MIN, f64::max);
+        let smallest = speeds.fold(f64::MAX, f64::min);
+        (largest - smallest) / cell.median.per_second
+    }))
 }
 
 impl Figures {

@@ -198,7 +198,7 @@ impl Options {
         let (files, rounds, duration_ms) = if self.quick {
             (vec![File::Meminfo, File::Uptime], 1, 50)
         } else {
-            (File::value_variants().to_vec(), 3, 700)
+            (File::value_variants().to_vec(), 5, 400)
         };
         let mut subjects = Kind::value_variants().to_vec();
         subjects.retain(|kind| !self.without.contains(kind));

@@ -68,11 +68,11 @@ pub(crate) fn table(block: Block, subjects: &[Subject], cells: &[Cell]) -> Strin
     let mut lines = vec![format!("{}, {} {readers}", block.operation.title(), block.readers)];
     lines.push(row(
         "",
-        kinds.iter().map(|kind| center(kind.name(), 28)),
-        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 21)),
+        kinds.iter().map(|kind| center(kind.name(), 33)),
+        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 23)),
     ));
-    let columns = format!("{:>7}{:>7}{:>7}{:>7}", "kops/s", "p50 us", "p99 us", "cpu us");
-    let ratio_columns = format!("{:>7}{:>7}{:>7}", "speed", "+p50", "cpu");
+    let columns = format!("{:>8}{:>8}{:>9}{:>8}", "kops/s", "p50 us", "p99 us", "cpu us");
+    let ratio_columns = format!("{:>7}{:>9}{:>7}", "speed", "+p50", "cpu");
     lines.push(row(
         "file",
         kinds.iter().map(|_| columns.clone()),
@@ -109,7 +109,7 @@ fn row(
 fn columns_of(figures: Figures) -> String {
     let cpu = figures.daemon_cpu_ns.map_or("-".to_owned(), |cpu| format!("{:.1}", cpu / 1e3));
     format!(
-        "{:>7.1}{:>7.1}{:>7.1}{cpu:>7}",
+        "{:>8.2}{:>8.1}{:>9.1}{cpu:>8}",
         figures.per_second / 1e3,
         figures.p50_ns / 1e3,
         figures.p99_ns / 1e3
@@ -123,7 +123,7 @@ fn compare(of: Figures, to: Figures) -> String {
     let more = (of.p50_ns - to.p50_ns) / 1e3;
     let cpu = of.daemon_cpu_ns.zip(to.daemon_cpu_ns);
     let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{:.2}x", of / to));
-    format!("{:>7}{more:>+7.1}{cpu:>7}", format!("{speed:.2}x"))
+    format!("{:>7}{more:>+9.1}{cpu:>7}", format!("{speed:.2}x"))
 }
 
 fn center(text: &str, width: usize) -> String {

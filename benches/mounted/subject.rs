@@ -180,7 +180,7 @@ impl Daemon {
         let mut daemon = Self { child, mount_point };
         daemon.wait_for_mount().with_context(|| {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            format!("{command:?}; it said: {}", said.trim_end())
+            format!("it said {:?}", said.trim_end())
         })?;
         Ok(daemon)
     }
