@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Bytes of the buffer of one read(2); 8192 is what stdio and Python use
     #[arg(long, value_name = "BYTES", default_value_t = 8192)]
     buffer: usize,
-    /// Worker threads of the constant file; as many as ours has [default: CPUs, from 2 to 4]
+    /// Worker threads of our daemon and of the constant file [default: CPUs, from 2 to 4]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Also write every figure to a file

@@ -86,7 +86,8 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
     let (version, command) = match kind {
         Kind::LxcfsRs => {
             let mut command = daemon_command(&plan.lxcfs_rs)?;
-            command.arg("serve").arg(&mount_point);
+            // As many as the floor has, whatever either would choose.
+            command.args(["serve", "--workers", &plan.workers.to_string()]).arg(&mount_point);
             (first_line(Command::new(&plan.lxcfs_rs).arg("--version"))?, command)
         }
         Kind::Lxcfs => {
