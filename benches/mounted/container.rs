@@ -41,7 +41,7 @@ impl Container {
         let layout = layout()?;
         layout.controller("memory").context("no memory controller on this host")?;
         let mut container = Self { cgroups: Vec::new(), enabled: None, cpu: None };
-        let name = format!("lxcfs-rs-mounted-{}", std::process::id());
+        let name = format!("bench-mounted-{}", std::process::id());
         for hierarchy in &layout.hierarchies {
             match hierarchy.version {
                 Version::V1 => container.add_v1(hierarchy, &name),
@@ -154,6 +154,7 @@ fn remove(cgroup: &Path, deadline: Instant) -> std::io::Result<()> {
             Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             result => return result,
         }
     }

@@ -37,6 +37,7 @@ mod report;
 mod stop;
 mod subject;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -77,22 +78,24 @@ fn bench(options: &Options) -> Result<()> {
     let container = container::Container::create()?;
     let subjects = subject::start(&plan, &scratch)?;
 
+    // Not println!, which panics when the reader of a pipe has gone.
+    let mut out = std::io::stdout().lock();
     let machine = report::Machine::here(&subjects)?;
-    println!("{machine}");
+    writeln!(out, "{machine}")?;
     measure::check(&plan, &subjects, &container)?;
     let mut results = Vec::new();
     for block in plan.blocks() {
         let cells = measure::block(&plan, block, &subjects, &container)?;
-        println!("\n{}", report::table(block, &subjects, &cells));
+        writeln!(out, "\n{}", report::table(block, &subjects, &cells))?;
         results.extend(cells);
     }
     let footprints = measure::footprints(&subjects)?;
-    println!("\n{}", report::footprints(&footprints));
+    writeln!(out, "\n{}", report::footprints(&footprints))?;
     if plan.rounds > 1 {
-        println!("spread of the rounds: {:.0} %", measure::spread(&results) * 100.0);
+        writeln!(out, "spread of the rounds: {:.0} %", measure::spread(&results) * 100.0)?;
     }
     if let Some(throttled) = container.throttled().filter(|&count| count > 0) {
-        println!("warning: the readers were throttled in {throttled} periods");
+        writeln!(out, "warning: the readers were throttled in {throttled} periods")?;
     }
     if let Some(path) = &options.json {
         report::write_json(path, &machine, &plan, &results, &footprints)?;

@@ -49,14 +49,16 @@ impl fmt::Display for Machine {
     }
 }
 
-/// What is set against what. The last pair stands in while ours is left out.
-const RATIOS: &[(Kind, Kind)] =
-    &[(Kind::LxcfsRs, Kind::Lxcfs), (Kind::LxcfsRs, Kind::Floor), (Kind::Floor, Kind::Lxcfs)];
+/// What is set against what.
+const RATIOS: &[(Kind, Kind)] = &[(Kind::LxcfsRs, Kind::Lxcfs), (Kind::LxcfsRs, Kind::Floor)];
+/// What is left to compare without ours: how far lxcfs is above what FUSE costs.
+const RATIOS_WITHOUT_OURS: &[(Kind, Kind)] = &[(Kind::Floor, Kind::Lxcfs)];
 
 /// One table: a row per file; per subject its figures, then the ratios.
 pub(crate) fn table(block: Block, subjects: &[Subject], cells: &[Cell]) -> String {
     let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.kind).collect();
-    let ratios: Vec<(Kind, Kind)> = RATIOS
+    let ours = kinds.contains(&Kind::LxcfsRs);
+    let ratios: Vec<(Kind, Kind)> = if ours { RATIOS } else { RATIOS_WITHOUT_OURS }
         .iter()
         .copied()
         .filter(|(of, to)| kinds.contains(of) && kinds.contains(to))
@@ -65,14 +67,15 @@ pub(crate) fn table(block: Block, subjects: &[Subject], cells: &[Cell]) -> Strin
     files.dedup();
 
     let readers = if block.readers == 1 { "reader" } else { "readers" };
-    let mut lines = vec![format!("{}, {} {readers}", block.operation.title(), block.readers)];
+    let title = block.operation.title();
+    let mut lines = vec![format!("{title}, {} {readers} (p50, p99, cpu in us)", block.readers)];
     lines.push(row(
         "",
-        kinds.iter().map(|kind| center(kind.name(), 33)),
-        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 23)),
+        kinds.iter().map(|kind| center(kind.name(), 25)),
+        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 20)),
     ));
-    let columns = format!("{:>8}{:>8}{:>9}{:>8}", "kops/s", "p50 us", "p99 us", "cpu us");
-    let ratio_columns = format!("{:>7}{:>9}{:>7}", "speed", "+p50", "cpu");
+    let columns = format!("{:>7}{:>6}{:>6}{:>6}", "kops/s", "p50", "p99", "cpu");
+    let ratio_columns = format!("{:>6}{:>7}{:>7}", "speed", "+p50", "cpu");
     lines.push(row(
         "file",
         kinds.iter().map(|_| columns.clone()),
@@ -107,13 +110,20 @@ fn row(
 }
 
 fn columns_of(figures: Figures) -> String {
-    let cpu = figures.daemon_cpu_ns.map_or("-".to_owned(), |cpu| format!("{:.1}", cpu / 1e3));
-    format!(
-        "{:>8.2}{:>8.1}{:>9.1}{cpu:>8}",
-        figures.per_second / 1e3,
-        figures.p50_ns / 1e3,
-        figures.p99_ns / 1e3
-    )
+    let cpu = figures.daemon_cpu_ns.map_or("-".to_owned(), |cpu| digits(cpu / 1e3));
+    let speed = digits(figures.per_second / 1e3);
+    let (p50, p99) = (digits(figures.p50_ns / 1e3), digits(figures.p99_ns / 1e3));
+    format!("{speed:>7}{p50:>6}{p99:>6}{cpu:>6}")
+}
+
+/// Three digits, or as many as the whole part has.
+fn digits(value: f64) -> String {
+    let decimals = match value.abs() {
+        small if small < 9.995 => 2,
+        middle if middle < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// Throughput of one in those of the other; how many microseconds more one operation takes;
@@ -122,8 +132,8 @@ fn compare(of: Figures, to: Figures) -> String {
     let speed = of.per_second / to.per_second;
     let more = (of.p50_ns - to.p50_ns) / 1e3;
     let cpu = of.daemon_cpu_ns.zip(to.daemon_cpu_ns);
-    let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{:.2}x", of / to));
-    format!("{:>7}{more:>+9.1}{cpu:>7}", format!("{speed:.2}x"))
+    let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{}x", digits(of / to)));
+    format!("{:>6}{more:>+7.1}{cpu:>7}", format!("{}x", digits(speed)))
 }
 
 fn center(text: &str, width: usize) -> String {
