@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod runtime;
 pub mod sys;
 pub mod units;
 pub mod vfs;

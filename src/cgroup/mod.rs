@@ -1,4 +1,5 @@
 //! Control groups: which hierarchy has a controller, what its files say.
 
+pub mod apply;
 pub mod layout;
 pub mod path;

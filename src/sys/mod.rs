@@ -1,3 +1,5 @@
 //! The only `unsafe` code: ioctls and system calls that nix, rustix and libc do not wrap
 //! safely. Every function is safe to call; every block says why it is sound.
 #![allow(unsafe_code)]
+
+pub mod process;
