@@ -39,6 +39,10 @@ fn main() -> ExitCode {
                 let _ = error.print();
                 0
             }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _ = error.print();
+                STATUS_OF_USAGE
+            }
             _ => {
                 log::error!("{}", one_line(&error));
                 match subcommand {

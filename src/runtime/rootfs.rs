@@ -71,37 +71,49 @@ pub fn mount_directory(dir: &Path) -> Result<Root> {
 /// # Errors
 /// What the mount calls answer.
 pub fn mount_copy_of_host() -> Result<Root> {
-    let mounts = local_mounts()?;
+    let root = Path::new("/");
     let layers = mount_layers()?;
+    let overlaid = overlay(root, &layers, 0);
+    let needs_writable_places = overlaid.is_err();
     let mut read_only = Vec::new();
-
-    let overlay = overlay(Path::new("/"), &layers, 0);
-    let needs_writable_places = overlay.is_err();
-    let handle = overlay.or_else(|error| {
+    let handle = overlaid.or_else(|error| {
         log::warn!("{error}; the container gets the host's root read-only");
-        read_only.push(PathBuf::from("/"));
-        clone_mount(Path::new("/"))
+        read_only.push(root.to_owned());
+        clone_mount(root)
     })?;
-    attach_over_root(&handle)?;
+    let mut copies = Vec::new();
+    for (index, place) in local_mounts()?.into_iter().enumerate() {
+        let (copy, is_overlay) = copy_of(&place, &layers, index + 1)?;
+        copies.push((copy, is_overlay, place));
+    }
+    // The overlays hold their layers by themselves.
+    unmount_layers(&layers)?;
 
-    for (index, place) in mounts.iter().enumerate() {
-        let is_file = fs::metadata(place).is_ok_and(|found| !found.is_dir());
-        let copy = if is_file { None } else { overlay_of(place, &layers, index + 1) };
-        let copy = match copy {
-            Some(copy) => copy,
-            None => {
-                read_only.push(place.clone());
-                clone_mount(place)?
-            }
-        };
-        let below = place.strip_prefix("/").unwrap_or(place);
-        match attach(&copy, &handle, below) {
+    attach_over_root(&handle)?;
+    for (copy, is_overlay, place) in copies {
+        match attach(&copy, &handle, place.strip_prefix(root).unwrap_or(&place)) {
             // It lies below a mount that is no part of the copy.
-            Err(error) if error.is_gone() => read_only.retain(|other| other != place),
+            Err(error) if error.is_gone() => continue,
             attached => attached?,
+        }
+        if !is_overlay {
+            read_only.push(place);
         }
     }
     Ok(Root { handle, read_only, needs_writable_places })
+}
+
+/// A copy of what is mounted at `place`, not attached anywhere yet, and whether it is an
+/// overlay.
+fn copy_of(place: &Path, layers: &OwnedFd, index: usize) -> Result<(OwnedFd, bool)> {
+    let is_dir = fs::metadata(place).is_ok_and(|found| found.is_dir());
+    if is_dir {
+        match overlay(place, layers, index) {
+            Ok(overlay) => return Ok((overlay, true)),
+            Err(error) => log::info!("{error}; the container gets it read-only"),
+        }
+    }
+    Ok((clone_mount(place)?, false))
 }
 
 impl Root {
@@ -181,11 +193,11 @@ fn mount_layers() -> Result<OwnedFd> {
     Ok(layers)
 }
 
-/// An overlay over `lower`, or none where the kernel will not have it.
-fn overlay_of(lower: &Path, layers: &OwnedFd, index: usize) -> Option<OwnedFd> {
-    overlay(lower, layers, index)
-        .inspect_err(|error| log::info!("{error}; the container gets it read-only"))
-        .ok()
+/// Detaches the tmpfs again: it would come along, on top of the old root.
+fn unmount_layers(layers: &OwnedFd) -> Result<()> {
+    fchdir(layers)
+        .and_then(|()| unmount(".", UnmountFlags::DETACH))
+        .map_err(|errno| Error::io("detach", "the tmpfs of the upper layers", errno))
 }
 
 /// Makes an overlay over the directory `lower`, not attached anywhere yet. Its other layers
