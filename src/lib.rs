@@ -3,8 +3,12 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod container;
+pub mod cpulist;
 pub mod error;
 pub mod runtime;
+pub mod kernel;
+pub mod procfs;
 pub mod sys;
 pub mod units;
 pub mod vfs;

@@ -3,3 +3,5 @@
 #![allow(unsafe_code)]
 
 pub mod process;
+pub mod file;
+pub mod identity;
