@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::sys::wait::waitpid;
 use rustix::fs::CWD;
@@ -60,7 +61,7 @@ pub fn plan(mountpoint: &Path, files: &[Row]) -> Vec<Bind> {
 
 /// Serves the filesystem at a directory until it is killed, and calls the function it is given
 /// once it is mounted there.
-pub type Serve<'a> = &'a dyn Fn(&Path, Box<dyn FnOnce() + Send>) -> Result<()>;
+pub type Serve<'a> = &'a dyn Fn(&Path, Box<dyn FnOnce()>) -> Result<()>;
 
 /// Where a container's files come from.
 #[derive(Debug)]
@@ -159,16 +160,14 @@ impl Daemon {
         let (reports, reporter) = report::channel()?;
         let parent = die_with::this_process()?;
         let child = process::fork(move || {
-            let reporter = std::sync::Arc::new(reporter);
-            let ready = {
-                let reporter = reporter.clone();
-                Box::new(move || report::write(&reporter, &Report::Ready))
-            };
+            let reporter = Rc::new(reporter);
+            let ready = Rc::clone(&reporter);
+            let ready = Box::new(move || report::write(&*ready, &Report::Ready));
             let served = parent
                 .watch()
                 .and_then(|()| serve_in_private(serve, ready));
             if let Err(error) = served {
-                report::write(&reporter, &Report::Failed { status: 1, text: error.to_string() });
+                report::write(&*reporter, &Report::Failed { status: 1, text: error.to_string() });
                 return 1;
             }
             0
@@ -179,7 +178,7 @@ impl Daemon {
 }
 
 /// The body of a container's own daemon.
-fn serve_in_private(serve: Serve<'_>, ready: Box<dyn FnOnce() + Send>) -> Result<()> {
+fn serve_in_private(serve: Serve<'_>, ready: Box<dyn FnOnce()>) -> Result<()> {
     // Its own session: the terminal's signals are for the container.
     nix::unistd::setsid().map_err(|errno| Error::io("setsid", "/proc/self", errno))?;
     process::reset_signals().map_err(|error| Error::io("reset signals of", "/proc/self", error))?;
