@@ -186,10 +186,9 @@ impl Cgroups {
             if let Err(source) = made {
                 return Err(match cgroups.remove() {
                     Ok(()) => source,
-                    Err(undoing) => Error::Undoing {
-                        source: Box::new(source),
-                        undoing: Box::new(undoing),
-                    },
+                    Err(undoing) => {
+                        Error::Undoing { source: Box::new(source), undoing: Box::new(undoing) }
+                    }
                 });
             }
         }
@@ -341,9 +340,8 @@ fn delegate_controllers(dir: &Path) -> Result<()> {
 fn inherit_cpuset(above: &Path, dir: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let own = dir.join(file);
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
-        };
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|error| Error::io("read", path, error));
         if read(&own)?.trim().is_empty() {
             write(&own, read(&above.join(file))?.trim())?;
         }

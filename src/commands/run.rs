@@ -56,11 +56,8 @@ impl Args {
 /// Runs the container; the exit status is that of `docker run`.
 pub(crate) fn run(args: Args) -> ExitCode {
     start_logging();
-    let limits = Limits {
-        memory: args.memory,
-        cpu_quota: args.cpus,
-        cpuset_cpus: args.cpuset_cpus,
-    };
+    let limits =
+        Limits { memory: args.memory, cpu_quota: args.cpus, cpuset_cpus: args.cpuset_cpus };
     let spec = spec::Spec { limits, rootfs: args.rootfs, command: args.command };
     let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
         Ok(ended) => (ended.status, ended.left),

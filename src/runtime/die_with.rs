@@ -3,9 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal,
-};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
 use crate::error::{Error, Result};
 

@@ -143,9 +143,10 @@ impl Init {
         let birth = Birth { spec, id, cgroups, view, parent: &parent, terminal };
         let child = process::clone_into(namespaces::BORN_INTO, cgroups.unified(), move || {
             let Err(error) = birth.become_command();
-            let status = match &error {
-                Error::NotExecuted { status, .. } => *status,
-                _ => STATUS_OF_RUNTIME,
+            let status = if let Error::NotExecuted { status, .. } = error {
+                status
+            } else {
+                STATUS_OF_RUNTIME
             };
             report::write(&reporter, &Report::Failed { status, text: error.to_string() });
             status
@@ -160,8 +161,7 @@ impl Init {
                 Err(if status == STATUS_OF_RUNTIME {
                     Error::Refused(text)
                 } else {
-                    let command =
-                        spec.command.first().map(|name| name.display().to_string());
+                    let command = spec.command.first().map(|name| name.display().to_string());
                     let command = command.unwrap_or_default();
                     let reason = text.strip_prefix(&format!("{command}: "));
                     let reason = reason.unwrap_or(&text).to_owned();
@@ -183,10 +183,8 @@ impl Init {
     pub fn wait(self, signals: &Signals) -> Result<u8> {
         let mut requests = 0;
         loop {
-            let signal = signals
-                .set
-                .wait()
-                .map_err(|errno| Error::io("wait for", "signals", errno))?;
+            let signal =
+                signals.set.wait().map_err(|errno| Error::io("wait for", "signals", errno))?;
             if signal == Signal::SIGCHLD {
                 match waitpid(self.child.pid, Some(WaitPidFlag::WNOHANG)) {
                     Ok(WaitStatus::StillAlive) => {}
@@ -227,8 +225,12 @@ fn exit_status(status: WaitStatus) -> u8 {
     let status = match status {
         WaitStatus::Exited(_, status) => status,
         WaitStatus::Signaled(_, signal, _) => STATUS_OF_SIGNAL + signal as i32,
-        // waitpid(2) was not asked for any other.
-        _ => return STATUS_OF_RUNTIME,
+        // Of these waitpid(2) tells only whom it was asked for.
+        WaitStatus::Stopped(..)
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive => return STATUS_OF_RUNTIME,
     };
     u8::try_from(status).unwrap_or(STATUS_OF_RUNTIME)
 }
@@ -309,17 +311,18 @@ fn execute(command: &[OsString], environment: &[CString]) -> Result<Infallible> 
         let Err(errno) = execve(&path, &arguments, environment);
         let found = fs::metadata(&candidate);
         let is_dir = found.as_ref().is_ok_and(fs::Metadata::is_dir);
-        match errno {
-            Errno::ENOENT | Errno::ENOTDIR if found.is_err() => continue,
-            Errno::ENOENT => {
-                return Err(not_executed(STATUS_NOT_FOUND, "its interpreter is not there"));
-            }
-            // A directory of a command's name is no command, unless it was asked for by path.
-            Errno::EACCES if is_dir && !is_path => continue,
-            Errno::EACCES if is_dir => {
-                return Err(not_executed(STATUS_NOT_EXECUTABLE, "is a directory"));
-            }
-            errno => refusal = refusal.or(Some(errno)),
+        if found.is_err() && matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            continue;
+        }
+        if errno == Errno::ENOENT {
+            return Err(not_executed(STATUS_NOT_FOUND, "its interpreter is not there"));
+        }
+        if is_dir && is_path {
+            return Err(not_executed(STATUS_NOT_EXECUTABLE, "is a directory"));
+        }
+        // A directory of a command's name is no command, unless it was asked for by path.
+        if !is_dir {
+            refusal = refusal.or(Some(errno));
         }
     }
     Err(match refusal {

@@ -126,8 +126,7 @@ fn read_layout() -> Result<Layout> {
 
 fn read_online() -> Result<Vec<(u32, u32)>> {
     const ONLINE: &str = "/sys/devices/system/cpu/online";
-    let text =
-        fs::read_to_string(ONLINE).map_err(|error| Error::io("read", ONLINE, error))?;
+    let text = fs::read_to_string(ONLINE).map_err(|error| Error::io("read", ONLINE, error))?;
     spec::parse_cpulist(&text)
         .map_err(|_| Error::malformed(ONLINE, 1, text.as_bytes(), "a list of CPUs"))
 }

@@ -34,10 +34,7 @@ pub const FILES: &[Row] = &[
     Row { source: "proc/diskstats", target: "/proc/diskstats" },
     Row { source: "proc/swaps", target: "/proc/swaps" },
     Row { source: "proc/loadavg", target: "/proc/loadavg" },
-    Row {
-        source: "sys/devices/system/cpu/online",
-        target: "/sys/devices/system/cpu/online",
-    },
+    Row { source: "sys/devices/system/cpu/online", target: "/sys/devices/system/cpu/online" },
 ];
 
 /// One bind mount.
@@ -52,10 +49,8 @@ pub struct Bind {
 /// The bind mounts that put `files`, found below `mountpoint`, into a container.
 #[must_use]
 pub fn plan(mountpoint: &Path, files: &[Row]) -> Vec<Bind> {
-    let bind = |row: &Row| Bind {
-        source: mountpoint.join(row.source),
-        target: PathBuf::from(row.target),
-    };
+    let bind =
+        |row: &Row| Bind { source: mountpoint.join(row.source), target: PathBuf::from(row.target) };
     files.iter().map(bind).collect()
 }
 
@@ -109,9 +104,7 @@ impl View {
         match report::read(&daemon.reports)? {
             Report::Ready => Ok(()),
             Report::Failed { text, .. } => Err(Error::Refused(text)),
-            Report::Ended => {
-                Err(Error::Refused("it ended before it served anything".to_owned()))
-            }
+            Report::Ended => Err(Error::Refused("it ended before it served anything".to_owned())),
         }
     }
 
@@ -163,9 +156,7 @@ impl Daemon {
             let reporter = Rc::new(reporter);
             let ready = Rc::clone(&reporter);
             let ready = Box::new(move || report::write(&*ready, &Report::Ready));
-            let served = parent
-                .watch()
-                .and_then(|()| serve_in_private(serve, ready));
+            let served = parent.watch().and_then(|()| serve_in_private(serve, ready));
             if let Err(error) = served {
                 report::write(&*reporter, &Report::Failed { status: 1, text: error.to_string() });
                 return 1;
@@ -253,9 +244,10 @@ mod tests {
         assert_eq!(binds[0].source, Path::new("/var/lib/lxcfs/proc/meminfo"));
         assert_eq!(binds[0].target, Path::new("/proc/meminfo"));
         for bind in binds {
-            assert_eq!(bind.source, Path::new("/var/lib/lxcfs").join(
-                bind.target.strip_prefix("/").unwrap()
-            ));
+            assert_eq!(
+                bind.source,
+                Path::new("/var/lib/lxcfs").join(bind.target.strip_prefix("/").unwrap())
+            );
         }
     }
 }

@@ -26,8 +26,7 @@ use crate::cgroup::layout::Version;
 use crate::error::{Error, Result};
 
 /// Mount flags of every filesystem in which no program and no device has any business.
-const INERT: MountFlags =
-    MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+const INERT: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// What a container writes to where its root is read-only for want of an overlay.
 const WRITABLE_WITHOUT_OVERLAY: &[&str] = &["/tmp", "/run", "/var/tmp"];
@@ -146,8 +145,7 @@ impl Root {
 /// The local filesystems, and the files, that the host has mounted below its root, where they
 /// can be seen; outer ones first.
 fn local_mounts() -> Result<Vec<PathBuf>> {
-    let read =
-        |path: &str| fs::read(path).map_err(|error| Error::io("read", path, error));
+    let read = |path: &str| fs::read(path).map_err(|error| Error::io("read", path, error));
     let types = block_types(&read("/proc/filesystems")?);
     let mut places: Vec<PathBuf> = mountinfo::parse(&read("/proc/self/mountinfo")?)
         .into_iter()
@@ -171,8 +169,8 @@ fn block_types(text: &[u8]) -> Vec<String> {
 
 /// Whether a mount belongs into a copy of the host's root.
 fn is_part_of_root(mount: &mountinfo::Mount, block_types: &[String]) -> bool {
-    let local = block_types.contains(&mount.fs_type)
-        || NODEV_BUT_LOCAL.contains(&mount.fs_type.as_str());
+    let local =
+        block_types.contains(&mount.fs_type) || NODEV_BUT_LOCAL.contains(&mount.fs_type.as_str());
     local
         && mount.mount_point != Path::new("/")
         && !NOT_COPIED.iter().any(|dir| mount.mount_point.starts_with(dir))
@@ -451,7 +449,8 @@ mod tests {
 
     #[test]
     fn types_with_a_block_device() {
-        let types = block_types(b"nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tsquashfs\nnodev\toverlay\n");
+        let types =
+            block_types(b"nodev\tsysfs\nnodev\ttmpfs\n\text4\n\tsquashfs\nnodev\toverlay\n");
         assert_eq!(types, ["ext4", "squashfs"]);
     }
 

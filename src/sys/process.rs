@@ -73,10 +73,8 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Child> {
         nix::unistd::ForkResult::Parent { child: pid } => {
             let by_number = rustix::process::Pid::from_raw(pid.as_raw())
                 .ok_or(io::Error::from_raw_os_error(libc::ESRCH))?;
-            let pidfd = rustix::process::pidfd_open(
-                by_number,
-                rustix::process::PidfdFlags::empty(),
-            )?;
+            let pidfd =
+                rustix::process::pidfd_open(by_number, rustix::process::PidfdFlags::empty())?;
             Ok(Child { pid, pidfd })
         }
     }
@@ -105,8 +103,9 @@ pub fn close_all_on_exec() -> io::Result<()> {
     let first: libc::c_uint = 3;
     // SAFETY: close_range(2) with this flag closes nothing now, so no owned descriptor of this
     // program becomes invalid while its code still runs.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
