@@ -70,6 +70,45 @@ pub enum Error {
     /// A condition of the machine or of the command line that a person must mend.
     #[error("{0}")]
     Refused(String),
+    /// One step of a longer sequence failed.
+    #[error("{step}: {source}")]
+    Step {
+        /// The step, as the reader of the message knows it.
+        step: &'static str,
+        /// Why it failed.
+        source: Box<Error>,
+    },
+    /// Something failed, and then undoing what had been done before it failed too.
+    #[error("{source}; then {undoing}")]
+    Undoing {
+        /// What failed first.
+        source: Box<Error>,
+        /// What failed while undoing.
+        undoing: Box<Error>,
+    },
+    /// The command of a container could not be executed.
+    #[error("{command}: {reason}")]
+    NotExecuted {
+        /// The command as it was given.
+        command: String,
+        /// Why not.
+        reason: String,
+        /// The exit status that tells it: 127 not found, 126 found but not executable.
+        status: u8,
+    },
+}
+
+/// Names the step of a sequence in which an error arose.
+pub trait InStep {
+    /// The same result, with `step` put before an error's message.
+    #[must_use]
+    fn in_step(self, step: &'static str) -> Self;
+}
+
+impl<T> InStep for Result<T> {
+    fn in_step(self, step: &'static str) -> Self {
+        self.map_err(|source| Error::Step { step, source: Box::new(source) })
+    }
 }
 
 /// The kernel's words for an I/O error, without Rust's "(os error N)".
@@ -117,6 +156,8 @@ impl Error {
             Error::NotADirectory => libc::ENOTDIR,
             Error::IsADirectory => libc::EISDIR,
             Error::ReadOnly => libc::EACCES,
+            Error::NotExecuted { .. } => libc::ENOEXEC,
+            Error::Step { source, .. } | Error::Undoing { source, .. } => source.errno(),
         }
     }
 
@@ -125,7 +166,11 @@ impl Error {
     pub fn level(&self) -> Level {
         match self {
             Error::Panicked { .. } => Level::Error,
-            Error::Io { .. } | Error::Malformed { .. } | Error::Refused(_) => Level::Warn,
+            Error::Io { .. }
+            | Error::Malformed { .. }
+            | Error::Refused(_)
+            | Error::NotExecuted { .. } => Level::Warn,
+            Error::Step { source, .. } | Error::Undoing { source, .. } => source.level(),
             Error::Gone { .. }
             | Error::NotFound
             | Error::NotADirectory
@@ -180,5 +225,19 @@ mod tests {
         let error = Error::malformed("/x", 3, b"abc", "a number");
         assert_eq!(error.to_string(), "/x: line 3: found \"abc\", expected a number");
         assert_eq!(error.errno(), libc::EIO);
+    }
+
+    #[test]
+    fn a_step_is_named_before_its_error() {
+        let failed = || Err::<(), _>(Error::io("mkdir", "/x", io::Error::from_raw_os_error(13)));
+        let error = failed().in_step("cgroups").unwrap_err();
+        assert_eq!(error.to_string(), "cgroups: /x: cannot mkdir: Permission denied");
+        assert_eq!(error.errno(), libc::EACCES);
+        let undoing = Box::new(failed().unwrap_err());
+        let error = Error::Undoing { source: Box::new(error), undoing };
+        assert_eq!(
+            error.to_string(),
+            "cgroups: /x: cannot mkdir: Permission denied; then /x: cannot mkdir: Permission denied"
+        );
     }
 }

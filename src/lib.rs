@@ -14,6 +14,7 @@ pub mod history;
 pub mod kernel;
 pub mod procfs;
 pub mod render;
+pub mod runtime;
 pub mod sys;
 pub mod units;
 pub mod vfs;

@@ -4,8 +4,6 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    commands::run(commands::Cli::parse())
+    commands::run(std::env::args_os())
 }

@@ -4,6 +4,7 @@
 //! know file names and quirks, and neither knows the other. Above this module nobody knows
 //! the versions apart: [`Version`]'s methods choose.
 
+pub mod apply;
 pub mod dir;
 pub mod format;
 pub mod layout;

@@ -5,3 +5,4 @@
 pub mod file;
 pub mod fuse;
 pub mod identity;
+pub mod process;

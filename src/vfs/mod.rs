@@ -7,6 +7,7 @@ mod handle;
 
 use std::ffi::OsStr;
 use std::ops::{Deref, Range};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::collect::{Collector, load};
@@ -155,6 +156,14 @@ impl Vfs {
         Ok(Vfs { resolver, collector, handles: Handles::new() })
     }
 
+    /// The filesystem that shows readers of the running machine their containers.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where /proc, /sys or a cgroup hierarchy cannot be opened.
+    pub fn of_machine() -> Result<Vfs> {
+        Vfs::new(Arc::new(Kernel::open(Path::new("/"))?))
+    }
+
     /// Finds `name` in the directory `parent`.
     ///
     /// # Errors
@@ -263,10 +272,9 @@ impl Vfs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn vfs() -> Vfs {
-        Vfs::new(Arc::new(Kernel::open(Path::new("/")).unwrap())).unwrap()
+        Vfs::of_machine().unwrap()
     }
 
     fn find(vfs: &Vfs, path: &str) -> Result<Attr> {
