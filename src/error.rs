@@ -3,10 +3,14 @@
 //! It says which file, what was found and what was expected, and becomes an
 //! errno in exactly one exhaustive match.
 
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::Level;
+use parking_lot::Mutex;
 
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -136,6 +140,31 @@ impl Error {
     pub fn is_gone(&self) -> bool {
         matches!(self.errno(), libc::ENOENT | libc::ESRCH | libc::ENODEV)
     }
+}
+
+/// How many different messages are remembered as logged; past that, new ones only count.
+const MOST_LOGGED: usize = 1024;
+
+static LOGGED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+static REPORTED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts an error that the read path got over by itself, and logs it the first time that
+/// its text is seen, so that no container can flood the log.
+pub fn report(error: &Error) {
+    REPORTED.fetch_add(1, Ordering::Relaxed);
+    let text = error.to_string();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let mut logged = LOGGED.lock();
+    if logged.len() < MOST_LOGGED && logged.insert(hasher.finish()) {
+        log::log!(error.level(), "{text}");
+    }
+}
+
+/// How many errors [`report`] has counted.
+#[must_use]
+pub fn reported() -> u64 {
+    REPORTED.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! `lxcfs-rs serve`: the FUSE daemon, in the foreground.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use lxcfs_rs::fuse::session::{Options, serve};
+use lxcfs_rs::kernel::Kernel;
 use lxcfs_rs::vfs::Vfs;
 
 /// Mount the filesystem and serve it until SIGTERM, SIGINT or an unmount
@@ -32,7 +34,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     start_logging(args.verbose);
     let Args { mountpoint, pidfile, workers, .. } = args;
     let options = Options { mountpoint, workers, pidfile };
-    match serve(&options, || Ok(Vfs::default()), || ()) {
+    match serve(&options, || Vfs::new(Arc::new(Kernel::open(Path::new("/"))?)), || ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lxcfs-rs: {error}");
