@@ -116,9 +116,7 @@ impl Record {
         // its birth is younger than its cgroup) belongs nowhere.
         self.debt = [Nsec(0); STEAL];
         if !first {
-            for column in 0..STEAL {
-                self.debt[column] = used[column] - given[column];
-            }
+            self.debt = std::array::from_fn(|column| used[column] - given[column]);
         }
         let throttled = now.throttled - self.last.throttled;
         let busy = given.into_iter().fold(Nsec(0), std::ops::Add::add);
@@ -131,11 +129,11 @@ impl Record {
         for (index, number) in present.iter().enumerate() {
             let cpu = self.cpus.entry(number).or_default();
             cpu.wall = cpu.wall + elapsed;
-            for column in 0..STEAL {
+            for (pending, given) in cpu.pending.iter_mut().zip(given) {
                 // Differences of running totals, so that nothing is lost in rounding.
-                let part = portion(given[column].0, passed + shares[index], busy.0)
-                    - portion(given[column].0, passed, busy.0);
-                cpu.pending[column] = cpu.pending[column] + Nsec(part);
+                let part = portion(given.0, passed + shares[index], busy.0)
+                    - portion(given.0, passed, busy.0);
+                *pending = *pending + Nsec(part);
             }
             cpu.pending[STEAL] = cpu.pending[STEAL] + Nsec(steals[index]);
             passed += shares[index];

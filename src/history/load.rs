@@ -46,7 +46,7 @@ impl LoadAverage {
     pub fn hundredths(&self) -> [u64; 3] {
         self.averages.map(|average| {
             let rounded = average.saturating_add(FIXED_1 / 200);
-            let fraction = (rounded & (FIXED_1 - 1)) * 100 >> SHIFT;
+            let fraction = ((rounded & (FIXED_1 - 1)) * 100) >> SHIFT;
             (rounded >> SHIFT) * 100 + fraction
         })
     }

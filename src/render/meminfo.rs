@@ -125,7 +125,7 @@ fn push_line(text: &mut String, label: &str, value: u64, kib: bool) {
     let (label_width, value_width) = if narrow { (19, 5) } else { (16, 8) };
     let unit = if kib { " kB" } else { "" };
     // Writing to a String cannot fail.
-    let _ = write!(text, "{:<label_width$}{value:>value_width$}{unit}\n", Colon(label));
+    let _ = writeln!(text, "{:<label_width$}{value:>value_width$}{unit}", Colon(label));
 }
 
 /// A label with its colon, padded as one.

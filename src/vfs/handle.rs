@@ -5,6 +5,7 @@
 //! rendered for its first read. So does ours.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -71,8 +72,8 @@ impl Handles {
         loop {
             let number = self.generation | table.next;
             table.next = (table.next + 1) & u64::from(u32::MAX);
-            if !table.open.contains_key(&number) {
-                table.open.insert(number, Arc::default());
+            if let Entry::Vacant(place) = table.open.entry(number) {
+                place.insert(Arc::default());
                 return number;
             }
         }
