@@ -34,7 +34,9 @@ pub fn flat_keyed(text: &[u8]) -> impl Iterator<Item = (&str, u64)> {
 }
 
 /// The lines of a nested-keyed file about devices, `MAJOR:MINOR key=value …`, as in `io.stat`.
-pub fn device_keyed(text: &[u8]) -> impl Iterator<Item = (Device, impl Iterator<Item = (&str, u64)>)> {
+pub fn device_keyed(
+    text: &[u8],
+) -> impl Iterator<Item = (Device, impl Iterator<Item = (&str, u64)>)> {
     text.split(|&byte| byte == b'\n').filter_map(|line| {
         let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
         let device = Device::parse(words.next()?)?;

@@ -7,7 +7,8 @@ use crate::units::{Bytes, Limit, Nsec};
 use super::dir::CgroupDir;
 use super::format::{Bandwidth, device_operations, flat_keyed, parse_number};
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit, tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit,
+    tighten,
 };
 
 const NUMBER: &str = "a number";
@@ -76,8 +77,10 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
     };
     let mut file = parse_memory_stat(&domain.read("memory.stat")?.unwrap_or_default());
     // All kernel memory of the cgroup; which of it is slab v1 does not tell.
-    file.stat.slab_unreclaimable = number(domain, "memory.kmem.usage_in_bytes")?.unwrap_or_default();
-    let mut limits = vec![file.memory_limit.map_or(Limit::Max, |value| limit_below(value, host_total))];
+    file.stat.slab_unreclaimable =
+        number(domain, "memory.kmem.usage_in_bytes")?.unwrap_or_default();
+    let mut limits =
+        vec![file.memory_limit.map_or(Limit::Max, |value| limit_below(value, host_total))];
     let mut rooms = Vec::new();
     let mut swap_limits = Vec::new();
     let mut swap_rooms = Vec::new();
@@ -228,10 +231,11 @@ fn parse_blkio(bytes: &[u8], ios: &[u8]) -> Io {
     let mut devices: Io = Vec::new();
     for (text, is_bytes) in [(bytes, true), (ios, false)] {
         for (device, operation, value) in device_operations(text) {
-            let index = devices.iter().position(|(known, _)| *known == device).unwrap_or_else(|| {
-                devices.push((device, IoCounts::default()));
-                devices.len() - 1
-            });
+            let index =
+                devices.iter().position(|(known, _)| *known == device).unwrap_or_else(|| {
+                    devices.push((device, IoCounts::default()));
+                    devices.len() - 1
+                });
             let counts = &mut devices[index].1;
             match (operation, is_bytes) {
                 ("Read", true) => counts.rbytes = value,

@@ -5,9 +5,12 @@ use crate::error::Result;
 use crate::units::{Bytes, Limit, Nsec};
 
 use super::dir::CgroupDir;
-use super::format::{Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number};
+use super::format::{
+    Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number,
+};
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit, tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit,
+    tighten,
 };
 
 /// What these files hold, for messages.
@@ -101,11 +104,8 @@ fn swap(levels: &[CgroupDir]) -> Result<Option<Swap>> {
         let limit = limit(dir, "memory.swap.max")?;
         limits.push(limit);
         let Some(limit) = limit.finite() else { continue };
-        let usage = if index == 0 {
-            used
-        } else {
-            number(dir, "memory.swap.current")?.unwrap_or_default()
-        };
+        let usage =
+            if index == 0 { used } else { number(dir, "memory.swap.current")?.unwrap_or_default() };
         rooms.push(limit - usage);
     }
     Ok(Some(Swap { limit: SwapLimit::Swap(tighten(limits)), used, rooms }))

@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
     let options =
         session::Options { mountpoint: mountpoint.to_owned(), workers: None, pidfile: None };
-    session::serve(&options, || Ok(Vfs::default()), ready)
+    session::serve(&options, Vfs::of_machine, ready)
 }
 
 /// Log lines stand among the command's own output: only what a person must know.

@@ -32,7 +32,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     start_logging(args.verbose);
     let Args { mountpoint, pidfile, workers, .. } = args;
     let options = Options { mountpoint, workers, pidfile };
-    match serve(&options, || Ok(Vfs::default()), || ()) {
+    match serve(&options, Vfs::of_machine, || ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lxcfs-rs: {error}");

@@ -168,7 +168,9 @@ impl Resolver {
             return Ok(false);
         }
         let proc = &self.kernel.proc;
-        if proc.namespace(reader, Namespace::Mount)? == proc.namespace(init.pid, Namespace::Mount)? {
+        if proc.namespace(reader, Namespace::Mount)?
+            == proc.namespace(init.pid, Namespace::Mount)?
+        {
             return Ok(true);
         }
         let roots = self.roots(init.pid, self.cgroup_namespace(init.pid)?)?;
@@ -249,9 +251,12 @@ impl Resolver {
             Some(boundary) => boundary,
             None => self.find_boundary(pid, namespace)?,
         };
-        if boundary.roots.iter().zip(&self.kernel.hierarchies).all(|(root, hierarchy)| {
-            root.is_some() || !hierarchy.serves
-        }) {
+        if boundary
+            .roots
+            .iter()
+            .zip(&self.kernel.hierarchies)
+            .all(|(root, hierarchy)| root.is_some() || !hierarchy.serves)
+        {
             return Ok(boundary.roots.clone());
         }
         let own = self.own_roots(pid)?;
@@ -350,7 +355,10 @@ impl Resolver {
         if let Some(container) = self.containers.lock().get(&identity) {
             return Ok(Arc::clone(container));
         }
-        let mut container = Container::open(&self.kernel, roots, Nsec(0))?;
+        let mut container = Container::open(&self.kernel, roots)?;
+        let status = self.kernel.proc.read(&format!("{pid}/status"))?;
+        let pids = process::parse_ns_pids(&status).unwrap_or_default();
+        container.pid_level = pids.len().saturating_sub(1);
         let known = self.births.lock().get(&identity).copied();
         container.birth = match known {
             Some(birth) => birth,

@@ -63,6 +63,9 @@ pub struct Container {
     levels: Vec<Vec<CgroupDir>>,
     /// CLOCK_BOOTTIME when the container began.
     pub birth: Nsec,
+    /// How many pid namespaces below the daemon's its processes are numbered: the place in
+    /// `NSpid` of the number that the container itself knows.
+    pub pid_level: usize,
 }
 
 impl Container {
@@ -71,7 +74,7 @@ impl Container {
     /// # Errors
     /// [`Error::Gone`] where another cgroup is at one of the paths by now; [`Error::Io`] with
     /// ENOENT where none is.
-    fn open(kernel: &Kernel, roots: Vec<Option<Root>>, birth: Nsec) -> Result<Container> {
+    fn open(kernel: &Kernel, roots: Vec<Option<Root>>) -> Result<Container> {
         let mut levels = Vec::with_capacity(roots.len());
         for (hierarchy, root) in roots.iter().enumerate() {
             let mut dirs = Vec::new();
@@ -89,7 +92,7 @@ impl Container {
             }
             levels.push(dirs);
         }
-        Ok(Container { roots, levels, birth })
+        Ok(Container { roots, levels, birth: Nsec(0), pid_level: 0 })
     }
 
     /// The container's cgroup and its ancestors, nearest first, in the hierarchy that has

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Error, Result};
-use crate::sys::fuse::{Answer, stat_in_child};
+use crate::sys::fuse::{Answer, ask_in_child};
 
 /// How long a FUSE daemon may take to answer a stat before it counts as live, but hung.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -171,7 +171,7 @@ fn is_dead_fuse(path: &Path, mount: &Mount) -> Result<bool> {
     let name = CString::new(path.as_os_str().as_bytes())
         .map_err(|error| Error::io("look at", path, error))?;
     let answer =
-        stat_in_child(&name, PATIENCE).map_err(|error| Error::io("look at", path, error))?;
+        ask_in_child(&name, PATIENCE).map_err(|error| Error::io("look at", path, error))?;
     // The connection has ended: closed by its daemon's death, or aborted by an administrator.
     if matches!(answer, Answer::Failed(libc::ENOTCONN | libc::ECONNABORTED)) {
         return Ok(true);

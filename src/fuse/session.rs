@@ -22,6 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Adapter;
 use super::mountpoint::{Claim, Mounted, unmount};
@@ -314,9 +315,10 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io("find", path, error))
 }
 
-/// The first request shows that the kernel took the answer to INIT and that workers run.
+/// The first answer shows that the kernel took the reply to INIT and that workers run.
 fn expect_answer(mountpoint: &Path) -> Result<()> {
-    std::fs::metadata(mountpoint)
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, StatxFlags::BASIC_STATS)
         .map(|_| ())
         .map_err(|error| Error::io("get a first answer from", mountpoint, error))
 }

@@ -69,7 +69,8 @@ mod tests {
         assert_eq!(line, Line { label: "MemTotal", value: 24_684_092, kib: true });
         let line = parse_line("HugePages_Total:      16").unwrap();
         assert_eq!(line, Line { label: "HugePages_Total", value: 16, kib: false });
-        for bad in ["", "MemTotal", "MemTotal:", "MemTotal: x kB", ": 1 kB", "A: 1 MB", "A: 1 kB x"] {
+        for bad in ["", "MemTotal", "MemTotal:", "MemTotal: x kB", ": 1 kB", "A: 1 MB", "A: 1 kB x"]
+        {
             assert_eq!(parse_line(bad), None, "{bad}");
         }
     }

@@ -113,7 +113,6 @@ impl ProcRoot {
     /// [`Error::Io`].
     pub fn processes(&self) -> Result<Vec<u32>> {
         let listing = file::open_at(&self.dir, ".")
-            .map_err(std::io::Error::from)
             .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
             .map_err(|error| Error::io("list", &self.path, error))?;
         let mut pids: Vec<u32> = listing

@@ -23,36 +23,52 @@ pub fn replace_descriptor(descriptor: BorrowedFd, replacement: BorrowedFd) -> io
     Ok(())
 }
 
-/// What a child process saw when it called stat(2).
+/// What a child process was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// stat(2) succeeded.
+    /// The attributes.
     Present,
-    /// stat(2) failed with this errno.
+    /// This errno.
     Failed(i32),
     /// No answer in time.
     None,
 }
 
-/// Calls stat(2) on `path` in a forked child and waits at most `patience` for its answer.
+/// Asks the filesystem at `path` for its attributes in a forked child, and waits at most
+/// `patience` for the answer. The question is statx(2) with AT_STATX_FORCE_SYNC (Linux 4.11):
+/// to stat(2) the kernel replies for a dead daemon as long as it may keep the attributes.
 ///
 /// A FUSE daemon that took a request and never answers makes its reader sleep where not even
 /// SIGKILL reaches it; a thread of ours would then keep this process from ever ending.
-/// The child is killed and, where it can be, reaped. Call it before any thread exists: a
-/// child shares nothing with them, but a forked copy would hold whatever locks they hold.
+/// The child is killed and, where it can be, reaped. It holds none of this process's
+/// descriptors: a pipe left open in one that sleeps for ever would keep its reader waiting.
 ///
 /// # Errors
 /// What fork, pidfd_open (Linux 5.3) or poll answer.
-pub fn stat_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
+pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
+    let flags = libc::AT_STATX_FORCE_SYNC;
     // SAFETY: fork(2). Until _exit the child calls async-signal-safe functions only
-    // (signal-safety(7)): stat and _exit. It allocates nothing and drops nothing.
+    // (signal-safety(7)): close, bare system calls, and _exit. It allocates nothing and drops
+    // nothing.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: stat(2) and _exit(2). `path` is NUL-terminated, and `result` is a place for
-        // a whole `struct stat`, for which all zeroes is a valid value; errno is this thread's.
+        // SAFETY: close_range(2) (Linux 5.9), close(2), statx(2) and _exit(2). The child uses
+        // no descriptor. `path` is NUL-terminated, and `found` is a place for a whole
+        // `struct statx`, for which all zeroes is a valid value; errno is this thread's.
         unsafe {
-            let mut result: libc::stat = std::mem::zeroed();
-            let failed = libc::stat(path.as_ptr(), &raw mut result) != 0;
+            if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
+                (0..=2).for_each(|stdio| {
+                    libc::close(stdio);
+                });
+            }
+            let mut found: libc::statx = std::mem::zeroed();
+            let failed = libc::statx(
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                flags,
+                libc::STATX_BASIC_STATS,
+                &raw mut found,
+            ) != 0;
             libc::_exit(if failed { *libc::__errno_location() } else { 0 });
         }
     }
@@ -109,10 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn stat_is_answered_by_a_child() {
+    fn a_child_asks() {
         let patience = Duration::from_secs(60);
-        assert_eq!(stat_in_child(c"/", patience).unwrap(), Answer::Present);
-        let answer = stat_in_child(c"/nowhere/at/all", patience).unwrap();
+        assert_eq!(ask_in_child(c"/", patience).unwrap(), Answer::Present);
+        let answer = ask_in_child(c"/nowhere/at/all", patience).unwrap();
         assert_eq!(answer, Answer::Failed(libc::ENOENT));
     }
 }

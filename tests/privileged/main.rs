@@ -1,1 +1,3 @@
-fn main() {}
+//! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
+
+mod session;

@@ -1,0 +1,75 @@
+"""The guest as its root user sees it, and the daemon under test."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+
+CGROUPS = "/sys/fs/cgroup"
+MOUNTPOINT = "/var/lib/lxcfs"
+BINARY = "/payload/lxcfs-rs"
+PROC_FILES = ("meminfo", "cpuinfo", "stat", "uptime", "diskstats", "swaps", "loadavg")
+ONLINE = "sys/devices/system/cpu/online"
+# Generous, because emulated code is slow; reached only by what hangs.
+PATIENCE = 120
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def output(*command):
+    """Standard output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, f"{command[0]}: status {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def uptime():
+    return float(read("/proc/uptime").split()[0])
+
+
+def kib(meminfo):
+    """/proc/meminfo's text as {line: number}, in the order of its lines."""
+    return {line.split(":")[0]: int(line.split()[1]) for line in meminfo.splitlines()}
+
+
+def pairs(text):
+    """A file of `key value` lines, such as memory.stat."""
+    return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
+
+
+def close_to(what, shown, expected, slack=0):
+    assert abs(shown - expected) <= slack, f"{what}: shown {shown}, expected {expected} ± {slack}"
+
+
+class Daemon:
+    """`lxcfs-rs serve`, from its word that it is ready until it has ended."""
+
+    def __enter__(self):
+        os.makedirs(MOUNTPOINT, exist_ok=True)
+        with tempfile.TemporaryDirectory() as directory:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+                ready.bind(f"{directory}/notify")
+                ready.settimeout(PATIENCE)
+                environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
+                self.process = subprocess.Popen([BINARY, "serve", MOUNTPOINT], env=environment)
+                try:
+                    while b"READY=1" not in ready.recv(4096):
+                        pass
+                except BaseException:
+                    self.__exit__()
+                    raise
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if os.path.ismount(MOUNTPOINT):
+            subprocess.run(["umount", "-l", MOUNTPOINT], check=False)
