@@ -4,15 +4,19 @@
 //! the hierarchy's root on a host, the container's own cgroup inside a container, so that a
 //! nested container is bounded by both.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::layout::{Hierarchy, Layout, Version};
 use crate::error::{Error, Result};
@@ -137,15 +141,18 @@ struct Cgroup {
     controllers: Vec<String>,
     /// The cgroup's directory.
     dir: PathBuf,
-    /// The same, opened. Of a container's first cgroup it carries a flock(2) for as long as
-    /// the runtime lives.
-    handle: Flock<File>,
 }
 
 /// A container's cgroups on all hierarchies; exist until [`Cgroups::remove`].
 #[derive(Debug)]
 pub struct Cgroups {
     made: Vec<Cgroup>,
+    /// The directory of the first, which is made before and removed after all others, with its
+    /// flock(2). The kernel drops it with the runtime, however that ends: what has no lock has
+    /// no owner ([`sweep`]).
+    lock: Option<Flock<File>>,
+    /// The directory on cgroup2.
+    unified: Option<File>,
 }
 
 /// One of a container's cgroups, as the container's own view of the hierarchies needs it.
@@ -161,47 +168,73 @@ pub struct Place<'a> {
     pub dir: &'a Path,
 }
 
+/// The hierarchies that containers have cgroups on. Named v1 hierarchies are not among them:
+/// they are systemd's and account for nothing.
+fn used(layout: &Layout) -> impl DoubleEndedIterator<Item = &Hierarchy> {
+    let is_named =
+        |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|name| name.starts_with("name="));
+    layout.hierarchies.iter().filter(move |hierarchy| !is_named(hierarchy))
+}
+
+/// The directory of the container `id` on a hierarchy.
+fn dir_of(hierarchy: &Hierarchy, id: &str) -> PathBuf {
+    hierarchy.mount_point.join(PARENT).join(id)
+}
+
 impl Cgroups {
-    /// Makes the cgroup `lxcfs-rs/ID` on every hierarchy of `layout` (named v1 hierarchies
-    /// excepted, they are systemd's and account for nothing) and sets `limits`.
+    /// Makes the cgroup `lxcfs-rs/ID` on every hierarchy of `layout` and sets `limits`.
     ///
     /// # Errors
     /// The first that failed; what was made before is removed again.
     pub fn create(layout: &Layout, id: &str, limits: &Limits) -> Result<Cgroups> {
-        let mut cgroups = Cgroups { made: Vec::new() };
-        for hierarchy in &layout.hierarchies {
-            let named = hierarchy.controllers.iter().any(|name| name.starts_with("name="));
-            if named {
-                continue;
-            }
-            let made = Cgroup::create(hierarchy, id).and_then(|cgroup| {
-                let controllers = match hierarchy.version {
-                    Version::V1 => &hierarchy.controllers,
-                    Version::V2 => &layout.unified_controllers,
-                };
-                let writes = writes(hierarchy.version, controllers, limits);
-                cgroups.made.push(cgroup);
-                cgroups.made.last().map_or(Ok(()), |cgroup| cgroup.apply(&writes))
-            });
-            if let Err(source) = made {
-                return Err(match cgroups.remove() {
-                    Ok(()) => source,
-                    Err(undoing) => {
-                        Error::Undoing { source: Box::new(source), undoing: Box::new(undoing) }
-                    }
+        let mut cgroups = Cgroups { made: Vec::new(), lock: None, unified: None };
+        for hierarchy in used(layout) {
+            let controllers = match hierarchy.version {
+                Version::V1 => &hierarchy.controllers,
+                Version::V2 => &layout.unified_controllers,
+            };
+            let writes = writes(hierarchy.version, controllers, limits);
+            if let Err(source) = cgroups.add(hierarchy, id, &writes) {
+                let Err(undoing) = cgroups.remove() else { return Err(source) };
+                return Err(Error::Undoing {
+                    source: Box::new(source),
+                    undoing: Box::new(undoing),
                 });
             }
         }
         Ok(cgroups)
     }
 
+    fn add(&mut self, hierarchy: &Hierarchy, id: &str, writes: &[Write]) -> Result<()> {
+        let dir = dir_of(hierarchy, id);
+        if self.lock.is_none() {
+            self.lock = Some(make_locked(hierarchy, &dir)?);
+        } else {
+            make(hierarchy, &dir)?;
+        }
+        self.made.push(Cgroup {
+            version: hierarchy.version,
+            mount_point: hierarchy.mount_point.clone(),
+            controllers: hierarchy.controllers.clone(),
+            dir: dir.clone(),
+        });
+        for step in writes {
+            match write(&dir.join(step.file), &step.value) {
+                Err(error) if step.optional && error.errno() == libc::ENOENT => {}
+                written => written?,
+            }
+        }
+        if hierarchy.version == Version::V2 {
+            let handle = File::open(&dir).map_err(|error| Error::io("open", &dir, error))?;
+            self.unified = Some(handle);
+        }
+        Ok(())
+    }
+
     /// The cgroup on cgroup2, for clone3(2) to start a child in.
     #[must_use]
     pub fn unified(&self) -> Option<BorrowedFd<'_>> {
-        self.made
-            .iter()
-            .find(|cgroup| cgroup.version == Version::V2)
-            .map(|cgroup| cgroup.handle.as_fd())
+        self.unified.as_ref().map(AsFd::as_fd)
     }
 
     /// Moves the calling thread, its process's only one, into the v1 cgroups.
@@ -231,86 +264,96 @@ impl Cgroups {
     }
 
     /// Removes the cgroups, with whatever cgroups were made below them, and the directory
-    /// above them where it holds no other container.
+    /// above them where it holds no other container. A process that is still in one is killed.
     ///
     /// # Errors
     /// The first that could not be removed; the others are removed nevertheless.
     pub fn remove(self) -> Result<()> {
-        let mut result = Ok(());
-        for cgroup in self.made.iter().rev() {
-            let removed = remove_tree(&cgroup.dir, Instant::now() + REMOVAL_TIMEOUT);
-            if let Some(parent) = cgroup.dir.parent() {
-                // Not empty while another container has its cgroup here.
-                let _ = fs::remove_dir(parent);
-            }
-            result = result.and(removed);
-        }
-        result
+        remove_all(self.made.iter().rev().map(|cgroup| cgroup.dir.as_path()))
     }
 }
 
-impl Cgroup {
-    fn create(hierarchy: &Hierarchy, id: &str) -> Result<Cgroup> {
-        let parent = hierarchy.mount_point.join(PARENT);
-        let dir = parent.join(id);
-        for _ in 0..MKDIR_ATTEMPTS {
-            match make_levels(hierarchy, &parent, &dir) {
-                // A container that ended just now took the empty parent with it.
-                Err(error) if error.errno() == libc::ENOENT => continue,
-                made => made?,
-            }
-            let handle = match lock(&dir) {
-                Ok(handle) => handle,
-                Err(error) => {
-                    let _ = fs::remove_dir(&dir);
-                    let _ = fs::remove_dir(&parent);
-                    return Err(error);
-                }
-            };
-            return Ok(Cgroup {
-                version: hierarchy.version,
-                mount_point: hierarchy.mount_point.clone(),
-                controllers: hierarchy.controllers.clone(),
-                dir,
-                handle,
-            });
-        }
-        Err(Error::io("mkdir", &dir, io::Error::from_raw_os_error(libc::ENOENT)))
+/// Removes the cgroups of containers whose runtime was killed before it could.
+///
+/// # Errors
+/// The first that could not be removed; the others are removed nevertheless.
+pub fn sweep(layout: &Layout) -> Result<()> {
+    let mut result = Ok(());
+    let Some(first) = used(layout).next() else { return result };
+    for dir in children(&first.mount_point.join(PARENT)) {
+        let Some(id) = dir.file_name().and_then(OsStr::to_str) else { continue };
+        // Gone already, or its owner lives.
+        let Ok(handle) = File::open(&dir) else { continue };
+        let Ok(_lock) = Flock::lock(handle, FlockArg::LockExclusiveNonblock) else { continue };
+        log::debug!("{}: its runtime is gone, removing it", dir.display());
+        let dirs: Vec<PathBuf> = used(layout).rev().map(|level| dir_of(level, id)).collect();
+        result = result.and(remove_all(dirs.iter().map(PathBuf::as_path)));
     }
-
-    fn apply(&self, writes: &[Write]) -> Result<()> {
-        for step in writes {
-            let file = self.dir.join(step.file);
-            match write(&file, &step.value) {
-                Err(error) if step.optional && error.errno() == libc::ENOENT => {}
-                written => written?,
-            }
-        }
-        Ok(())
-    }
+    result
 }
 
-/// Makes a hierarchy's levels down to `dir`, ready to take tasks.
-fn make_levels(hierarchy: &Hierarchy, parent: &Path, dir: &Path) -> Result<()> {
+/// Removes the cgroups `dirs` of one container.
+fn remove_all<'a>(dirs: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let mut result = Ok(());
+    for dir in dirs {
+        let removed = remove_tree(dir, Instant::now() + REMOVAL_TIMEOUT);
+        if let Some(parent) = dir.parent() {
+            // Not empty while another container has its cgroup here.
+            let _ = fs::remove_dir(parent);
+        }
+        result = result.and(removed);
+    }
+    result
+}
+
+/// Makes a cgroup's directory and those above it.
+fn make(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
+    let mut made = make_levels(hierarchy, dir);
+    for _ in 1..MKDIR_ATTEMPTS {
+        // A container that ended just now took the empty parent with it.
+        if !made.as_ref().is_err_and(|error| error.errno() == libc::ENOENT) {
+            break;
+        }
+        made = make_levels(hierarchy, dir);
+    }
+    made
+}
+
+/// Makes a cgroup's directory and takes its lock.
+fn make_locked(hierarchy: &Hierarchy, dir: &Path) -> Result<Flock<File>> {
+    for _ in 0..MKDIR_ATTEMPTS {
+        make(hierarchy, dir)?;
+        // Between mkdir and flock it has no owner: it may be swept away in that moment.
+        let Ok(handle) = File::open(dir) else { continue };
+        let lock = Flock::lock(handle, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| Error::io("lock", dir, errno))?;
+        let locked = lock.metadata().map_err(|error| Error::io("stat", dir, error))?;
+        if fs::metadata(dir).is_ok_and(|found| found.ino() == locked.ino()) {
+            return Ok(lock);
+        }
+    }
+    Err(Error::io("lock", dir, Errno::ENOENT))
+}
+
+/// Makes a hierarchy's levels down to `dir`, ready to take tasks. Repeating it does no harm.
+fn make_levels(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
+    let parent = hierarchy.mount_point.join(PARENT);
     let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
-    if hierarchy.version == Version::V2 {
-        delegate_controllers(&hierarchy.mount_point)?;
+    let mut above = hierarchy.mount_point.as_path();
+    for level in [parent.as_path(), dir] {
+        if hierarchy.version == Version::V2 {
+            delegate_controllers(above)?;
+        }
+        match fs::create_dir(level) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|error| Error::io("mkdir", level, error))?,
+        }
+        if cpuset {
+            inherit_cpuset(above, level)?;
+        }
+        above = level;
     }
-    match fs::create_dir(parent) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made.map_err(|error| Error::io("mkdir", parent, error))?,
-    }
-    if hierarchy.version == Version::V2 {
-        delegate_controllers(parent)?;
-    }
-    if cpuset {
-        inherit_cpuset(&hierarchy.mount_point, parent)?;
-    }
-    fs::create_dir(dir).map_err(|error| Error::io("mkdir", dir, error))?;
-    let initialised = if cpuset { inherit_cpuset(parent, dir) } else { Ok(()) };
-    initialised.inspect_err(|_| {
-        let _ = fs::remove_dir(dir);
-    })
+    Ok(())
 }
 
 /// Switches on for the children of the v2 cgroup `dir` the controllers that it has and that we
@@ -349,14 +392,6 @@ fn inherit_cpuset(above: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Opens a cgroup's directory and takes its flock(2), which the kernel drops when the last
-/// process that holds it ends, however it ends.
-fn lock(dir: &Path) -> Result<Flock<File>> {
-    let handle = File::open(dir).map_err(|error| Error::io("open", dir, error))?;
-    Flock::lock(handle, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, errno)| Error::io("lock", dir, errno))
-}
-
 /// Writes a cgroup file in one write(2), as the kernel wants it.
 fn write(path: &Path, value: &str) -> Result<()> {
     OpenOptions::new()
@@ -377,14 +412,30 @@ fn remove_tree(dir: &Path, deadline: Instant) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
         };
-        if error.raw_os_error() != Some(Errno::EBUSY as i32) || Instant::now() >= deadline {
+        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() >= deadline {
             return Err(Error::io("rmdir", dir, error));
         }
+        kill_all(dir);
         for child in children(dir) {
             remove_tree(&child, deadline)?;
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Kills what is in a cgroup. Whatever of it fails shows when the cgroup stays busy.
+fn kill_all(dir: &Path) {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    // 0 is a process that this pid namespace does not show, and would mean ourselves.
+    let pids = text.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 0);
+    for pid in pids {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    // On v1 a frozen task does not even die.
+    let freezer = dir.join("freezer.state");
+    if freezer.exists() {
+        let _ = write(&freezer, "THAWED");
     }
 }
 

@@ -26,7 +26,7 @@ pub mod state;
 use std::fs;
 use std::path::Path;
 
-use crate::cgroup::apply::Cgroups;
+use crate::cgroup::apply::{self, Cgroups};
 use crate::cgroup::layout::Layout;
 use crate::error::{Error, InStep as _, Result};
 use init::{Init, Signals};
@@ -57,6 +57,9 @@ pub fn run(spec: &Spec, mountpoint: &Path, serve: Serve<'_>) -> Result<Ended> {
 }
 
 fn run_with_view(spec: &Spec, layout: &Layout, view: &View, signals: &Signals) -> Result<Ended> {
+    if let Err(error) = apply::sweep(layout) {
+        log::warn!("what an earlier run left: {error}");
+    }
     let id = state::new_id()?;
     let cgroups = Cgroups::create(layout, &id, &spec.limits).in_step("cgroups")?;
     let ended = run_in_cgroups(spec, &id, &cgroups, view, signals);
