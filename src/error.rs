@@ -3,10 +3,14 @@
 //! It says which file, what was found and what was expected, and becomes an
 //! errno in exactly one exhaustive match.
 
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::Level;
+use parking_lot::Mutex;
 
 /// Shorthand for a result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -66,6 +70,45 @@ pub enum Error {
     /// A condition of the machine or of the command line that a person must mend.
     #[error("{0}")]
     Refused(String),
+    /// One step of a longer sequence failed.
+    #[error("{step}: {source}")]
+    Step {
+        /// The step, as the reader of the message knows it.
+        step: &'static str,
+        /// Why it failed.
+        source: Box<Error>,
+    },
+    /// Something failed, and then undoing what had been done before it failed too.
+    #[error("{source}; then {undoing}")]
+    Undoing {
+        /// What failed first.
+        source: Box<Error>,
+        /// What failed while undoing.
+        undoing: Box<Error>,
+    },
+    /// The command of a container could not be executed.
+    #[error("{command}: {reason}")]
+    NotExecuted {
+        /// The command as it was given.
+        command: String,
+        /// Why not.
+        reason: String,
+        /// The exit status that tells it: 127 not found, 126 found but not executable.
+        status: u8,
+    },
+}
+
+/// Names the step of a sequence in which an error arose.
+pub trait InStep {
+    /// The same result, with `step` put before an error's message.
+    #[must_use]
+    fn in_step(self, step: &'static str) -> Self;
+}
+
+impl<T> InStep for Result<T> {
+    fn in_step(self, step: &'static str) -> Self {
+        self.map_err(|source| Error::Step { step, source: Box::new(source) })
+    }
 }
 
 /// The kernel's words for an I/O error, without Rust's "(os error N)".
@@ -113,6 +156,8 @@ impl Error {
             Error::NotADirectory => libc::ENOTDIR,
             Error::IsADirectory => libc::EISDIR,
             Error::ReadOnly => libc::EACCES,
+            Error::NotExecuted { .. } => libc::ENOEXEC,
+            Error::Step { source, .. } | Error::Undoing { source, .. } => source.errno(),
         }
     }
 
@@ -121,7 +166,11 @@ impl Error {
     pub fn level(&self) -> Level {
         match self {
             Error::Panicked { .. } => Level::Error,
-            Error::Io { .. } | Error::Malformed { .. } | Error::Refused(_) => Level::Warn,
+            Error::Io { .. }
+            | Error::Malformed { .. }
+            | Error::Refused(_)
+            | Error::NotExecuted { .. } => Level::Warn,
+            Error::Step { source, .. } | Error::Undoing { source, .. } => source.level(),
             Error::Gone { .. }
             | Error::NotFound
             | Error::NotADirectory
@@ -138,6 +187,31 @@ impl Error {
     }
 }
 
+/// How many different messages are remembered as logged; past that, new ones only count.
+const MOST_LOGGED: usize = 1024;
+
+static LOGGED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+static REPORTED: AtomicU64 = AtomicU64::new(0);
+
+/// Counts an error that the read path got over by itself, and logs it the first time that
+/// its text is seen, so that no container can flood the log.
+pub fn report(error: &Error) {
+    REPORTED.fetch_add(1, Ordering::Relaxed);
+    let text = error.to_string();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let mut logged = LOGGED.lock();
+    if logged.len() < MOST_LOGGED && logged.insert(hasher.finish()) {
+        log::log!(error.level(), "{text}");
+    }
+}
+
+/// How many errors [`report`] has counted.
+#[must_use]
+pub fn reported() -> u64 {
+    REPORTED.load(Ordering::Relaxed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +225,19 @@ mod tests {
         let error = Error::malformed("/x", 3, b"abc", "a number");
         assert_eq!(error.to_string(), "/x: line 3: found \"abc\", expected a number");
         assert_eq!(error.errno(), libc::EIO);
+    }
+
+    #[test]
+    fn a_step_is_named_before_its_error() {
+        let failed = || Err::<(), _>(Error::io("mkdir", "/x", io::Error::from_raw_os_error(13)));
+        let error = failed().in_step("cgroups").unwrap_err();
+        assert_eq!(error.to_string(), "cgroups: /x: cannot mkdir: Permission denied");
+        assert_eq!(error.errno(), libc::EACCES);
+        let undoing = Box::new(failed().unwrap_err());
+        let error = Error::Undoing { source: Box::new(error), undoing };
+        assert_eq!(
+            error.to_string(),
+            "cgroups: /x: cannot mkdir: Permission denied; then /x: cannot mkdir: Permission denied"
+        );
     }
 }

@@ -1,3 +1,9 @@
 //! One binary: arguments, options, one call, exit code.
 
-fn main() {}
+mod commands;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    commands::run(std::env::args_os())
+}

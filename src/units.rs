@@ -86,6 +86,10 @@ impl Sub for Nsec {
     }
 }
 
+/// A span of time in microseconds, the unit of the kernel's CPU bandwidth limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Usec(pub u64);
+
 /// Ticks per second in which the kernel reports times to user space.
 ///
 /// `USER_HZ` is 100 on every architecture that Linux still supports but alpha,

@@ -1,4 +1,125 @@
-//! Control groups: which hierarchy has a controller, what its files say.
+//! Control groups: which hierarchy has a controller, and what its files say.
+//!
+//! [`layout`] and [`path`] and [`format`] are pure; [`dir`] does all I/O; [`v1`] and [`v2`]
+//! know file names and quirks, and neither knows the other. Above this module nobody knows
+//! the versions apart: [`Version`]'s methods choose.
 
+pub mod apply;
+pub mod dir;
+pub mod format;
 pub mod layout;
 pub mod path;
+pub mod stats;
+mod v1;
+mod v2;
+
+use crate::error::Result;
+use crate::units::{Bytes, Nsec};
+
+use dir::CgroupDir;
+use format::Bandwidth;
+use layout::Version;
+use stats::{CpuUsage, Cpuset, HugetlbLevel, Io, Memory};
+
+/// The readers of a cgroup's files. `levels` is a cgroup and its ancestors, nearest first,
+/// without the hierarchy's root; a controller that is not enabled answers none.
+impl Version {
+    /// The memory domain of `levels[0]`; none where no level accounts memory. `host_total`
+    /// is the machine's memory: a v1 limit that large is none.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Gone`] where the cgroup has been removed; I/O and malformed
+    /// files.
+    pub fn memory(self, levels: &[CgroupDir], host_total: Bytes) -> Result<Option<Memory>> {
+        match self {
+            Version::V1 => v1::memory(levels, host_total),
+            Version::V2 => v2::memory(levels),
+        }
+    }
+
+    /// Huge pages of one size at one level.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn hugetlb(self, dir: &CgroupDir, size: &str) -> Result<Option<HugetlbLevel>> {
+        match self {
+            Version::V1 => v1::hugetlb(dir, size),
+            Version::V2 => v2::hugetlb(dir, size),
+        }
+    }
+
+    /// The CPU bandwidth limit of one level.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn bandwidth(self, dir: &CgroupDir) -> Result<Option<Bandwidth>> {
+        match self {
+            Version::V1 => v1::bandwidth(dir),
+            Version::V2 => v2::bandwidth(dir),
+        }
+    }
+
+    /// The CPUs that tasks of one level may run on.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn cpuset(self, dir: &CgroupDir) -> Result<Cpuset> {
+        match self {
+            Version::V1 => v1::cpuset(dir),
+            Version::V2 => v2::cpuset(dir),
+        }
+    }
+
+    /// CPU time used by the cgroup and all below it.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn cpu_usage(self, dir: &CgroupDir) -> Result<Option<CpuUsage>> {
+        match self {
+            Version::V1 => v1::cpu_usage(dir),
+            Version::V2 => v2::cpu_usage(dir),
+        }
+    }
+
+    /// CPU time for which the cgroup's tasks were throttled, summed over CPUs.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn throttled(self, dir: &CgroupDir) -> Result<Nsec> {
+        match self {
+            Version::V1 => v1::throttled(dir),
+            Version::V2 => v2::throttled(dir),
+        }
+    }
+
+    /// I/O counts by device.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn io(self, dir: &CgroupDir) -> Result<Option<Io>> {
+        match self {
+            Version::V1 => v1::io(dir),
+            Version::V2 => v2::io(dir),
+        }
+    }
+
+    /// Whether the cgroup is frozen, by itself or by an ancestor.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn is_frozen(self, dir: &CgroupDir) -> Result<bool> {
+        match self {
+            Version::V1 => v1::is_frozen(dir),
+            Version::V2 => v2::is_frozen(dir),
+        }
+    }
+
+    /// The name of the file that lists a cgroup's own threads, one id a line.
+    #[must_use]
+    pub fn threads_file(self) -> &'static str {
+        match self {
+            Version::V1 => v1::THREADS,
+            Version::V2 => v2::THREADS,
+        }
+    }
+}

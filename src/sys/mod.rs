@@ -1,3 +1,8 @@
 //! The only `unsafe` code: ioctls and system calls that nix, rustix and libc do not wrap
 //! safely. Every function is safe to call; every block says why it is sound.
 #![allow(unsafe_code)]
+
+pub mod file;
+pub mod fuse;
+pub mod identity;
+pub mod process;

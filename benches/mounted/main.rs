@@ -1,0 +1,104 @@
+//! What one read of a mounted file costs: lxcfs-rs, Debian's lxcfs, a constant file through
+//! fuser (the floor) and the kernel's own /proc file, measured in turn within one run.
+//!
+//! ```text
+//! cargo bench --bench mounted                       # everything; about six minutes
+//! cargo bench --bench mounted -- --quick            # a smoke test: asserts nothing about time
+//! cargo bench --bench mounted -- --files meminfo --readers 1,4,16 --json out.json
+//! ```
+//!
+//! The readers are threads of one process in a real container: cgroups of its own with
+//! memory, CPU and cpuset limits, and pid, mount and cgroup namespaces, in which the subject's
+//! file is bind-mounted over the one in /proc. All daemons run throughout; for every cell
+//! (operation, number of readers, file) the subjects take turns, several rounds, each round
+//! starting with another one. **Only the ratios mean something**, and only those of one run.
+//!
+//! Needs root. Everything made is removed again, also after an error, a panic or SIGINT.
+//!
+//! | module | |
+//! |---|---|
+//! | `options` | the command line, and the plan made of it |
+//! | `subject` | who is measured: starting and stopping the daemons |
+//! | `floor` | the constant file |
+//! | `container` | the limited container: its cgroups here, its namespaces in a re-exec |
+//! | `reader` | what runs in the container, and what it tells us |
+//! | `daemon` | CPU time and memory of a daemon |
+//! | `measure` | cells, turns, rounds, medians |
+//! | `report` | the tables and the JSON |
+//! | `stop` | SIGINT and SIGTERM as a flag, asked between steps |
+
+mod container;
+mod daemon;
+mod floor;
+mod measure;
+mod options;
+mod reader;
+mod report;
+mod stop;
+mod subject;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::options::{Command, Options};
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mounted: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<()> {
+    match options.command {
+        Some(Command::Constant { mount_point, workers }) => floor::serve(&mount_point, workers),
+        Some(Command::Daemon { program, arguments }) => {
+            subject::become_daemon(&program, &arguments)
+        }
+        Some(Command::Container { cgroup, task }) => container::enter(&cgroup, &task),
+        Some(Command::Reader { task }) => reader::read(&task),
+        None => bench(&options),
+    }
+}
+
+/// The measuring process: every guard lives here, so leaving by any way cleans up, in the
+/// order readers, daemons, mounts, cgroups, directory.
+fn bench(options: &Options) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "must run as root: it mounts and makes cgroups");
+    stop::watch().context("watching for SIGINT")?;
+    let plan = options.plan()?;
+
+    let scratch = subject::Scratch::new()?;
+    let container = container::Container::create()?;
+    let subjects = subject::start(&plan, &scratch)?;
+
+    // Not println!, which panics when the reader of a pipe has gone.
+    let mut out = std::io::stdout().lock();
+    let machine = report::Machine::here(&subjects)?;
+    writeln!(out, "{machine}")?;
+    measure::check(&plan, &subjects, &container)?;
+    let mut results = Vec::new();
+    for block in plan.blocks() {
+        let cells = measure::block(&plan, block, &subjects, &container)?;
+        writeln!(out, "\n{}", report::table(block, &subjects, &cells))?;
+        results.extend(cells);
+    }
+    let footprints = measure::footprints(&subjects)?;
+    writeln!(out, "\n{}", report::footprints(&footprints))?;
+    if plan.rounds > 1 {
+        writeln!(out, "spread of the rounds: {:.0} %", measure::spread(&results) * 100.0)?;
+    }
+    if let Some(throttled) = container.throttled().filter(|&count| count > 0) {
+        writeln!(out, "warning: the readers were throttled in {throttled} periods")?;
+    }
+    if let Some(path) = &options.json {
+        report::write_json(path, &machine, &plan, &results, &footprints)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Cells, turns, rounds, medians.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::container::{Container, MEM_TOTAL};
+use crate::daemon::{self, Footprint};
+use crate::floor;
+use crate::options::{Block, File, Kind, Operation, Plan};
+use crate::reader::{Outcome, Reader, Ready, Task};
+use crate::subject::Subject;
+
+/// One turn of one subject.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Sample {
+    #[serde(flatten)]
+    outcome: Outcome,
+    first_ns: u32,
+    /// CPU time of the daemon per operation; none for the kernel's file.
+    daemon_cpu_ns: Option<f64>,
+}
+
+/// The medians over the rounds, each figure for itself.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) per_second: f64,
+    pub(crate) p50_ns: f64,
+    pub(crate) p99_ns: f64,
+    pub(crate) first_ns: f64,
+    pub(crate) daemon_cpu_ns: Option<f64>,
+}
+
+/// All rounds of one subject for one file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cell {
+    #[serde(flatten)]
+    block: Block,
+    pub(crate) file: File,
+    pub(crate) subject: Kind,
+    pub(crate) median: Figures,
+    rounds: Vec<Sample>,
+}
+
+/// What a daemon holds at the end of the run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Held {
+    pub(crate) subject: Kind,
+    #[serde(flatten)]
+    pub(crate) footprint: Footprint,
+}
+
+/// Before any timing: do the subjects show the container its limit at all?
+pub(crate) fn check(plan: &Plan, subjects: &[Subject], container: &Container) -> Result<()> {
+    let block = Block { operation: Operation::Read, readers: 1 };
+    for subject in subjects {
+        let task = task(plan, block, File::Meminfo, subject);
+        let (_, ready) = Reader::start(container, &task)
+            .with_context(|| format!("{}: first read", subject.kind.name()))?;
+        check_content(subject, File::Meminfo, &ready)?;
+    }
+    Ok(())
+}
+
+/// Measures every file of the plan once for all subjects.
+pub(crate) fn block(
+    plan: &Plan,
+    block: Block,
+    subjects: &[Subject],
+    container: &Container,
+) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for &file in &plan.files {
+        let mut samples = vec![Vec::new(); subjects.len()];
+        for round in 0..plan.rounds {
+            for turn in 0..subjects.len() {
+                // Nobody always comes after the same one, nor always first.
+                let index = (round + turn) % subjects.len();
+                let subject = &subjects[index];
+                let sample = sample(plan, block, file, subject, container).with_context(|| {
+                    format!(
+                        "{}: {}: {}, readers: {}",
+                        subject.kind.name(),
+                        file.name(),
+                        block.operation.title(),
+                        block.readers
+                    )
+                })?;
+                samples[index].push(sample);
+            }
+        }
+        cells.extend(subjects.iter().zip(samples).map(|(subject, rounds)| {
+            let median = Figures::of(&rounds);
+            Cell { block, file, subject: subject.kind, median, rounds }
+        }));
+    }
+    Ok(cells)
+}
+
+pub(crate) fn footprints(subjects: &[Subject]) -> Result<Vec<Held>> {
+    let daemons = subjects.iter().filter_map(|subject| Some((subject.kind, subject.pid()?)));
+    daemons.map(|(subject, pid)| Ok(Held { subject, footprint: daemon::footprint(pid)? })).collect()
+}
+
+fn task(plan: &Plan, block: Block, file: File, subject: &Subject) -> Task {
+    Task {
+        source: subject.source(file),
+        file,
+        operation: block.operation,
+        readers: block.readers,
+        duration: plan.duration,
+        buffer: plan.buffer,
+    }
+}
+
+fn sample(
+    plan: &Plan,
+    block: Block,
+    file: File,
+    subject: &Subject,
+    container: &Container,
+) -> Result<Sample> {
+    let task = task(plan, block, file, subject);
+    let (mut reader, ready) = Reader::start(container, &task)?;
+    check_content(subject, file, &ready)?;
+    let before = cpu_time(subject)?;
+    let outcome = reader.run()?;
+    let after = cpu_time(subject)?;
+    check_length(&task, &outcome, &ready)?;
+    let daemon_cpu_ns = before.zip(after).map(|(before, after)| {
+        after.saturating_sub(before).as_secs_f64() * 1e9 / outcome.operations as f64
+    });
+    Ok(Sample { outcome, first_ns: ready.first_ns, daemon_cpu_ns })
+}
+
+fn cpu_time(subject: &Subject) -> Result<Option<Duration>> {
+    subject.pid().map(daemon::cpu_time).transpose()
+}
+
+fn check_content(subject: &Subject, file: File, ready: &Ready) -> Result<()> {
+    let content = &ready.content;
+    let name = subject.kind.name();
+    if subject.kind == Kind::Floor {
+        let expected = floor::SIZE;
+        ensure!(content.len() == expected, "{name}: {} bytes, not {expected}", content.len());
+        return Ok(());
+    }
+    ensure!(
+        file.is_plausible(content) && (content.is_empty() || content.ends_with('\n')),
+        "{name}: {} in the container is not whole: {content:?}",
+        file.name()
+    );
+    let knows_the_limit = matches!(subject.kind, Kind::LxcfsRs | Kind::Lxcfs);
+    if file == File::Meminfo && knows_the_limit {
+        let first = content.lines().next().unwrap_or_default();
+        ensure!(first.ends_with(&format!(" {MEM_TOTAL}")), "{name}: {first}, not {MEM_TOTAL}");
+    }
+    Ok(())
+}
+
+/// Figures grow and shrink by digits, never by half.
+fn check_length(task: &Task, outcome: &Outcome, ready: &Ready) -> Result<()> {
+    let whole = match task.operation {
+        Operation::Read | Operation::StatRead => ready.content.len(),
+        // One call: at most a buffer of it, and the kernel's seq_file stops at a whole record.
+        Operation::Pread => ready.content.len().min(task.buffer.min(2048)),
+    };
+    let least = outcome.least_bytes;
+    ensure!(outcome.operations > 0, "no operation ended in time");
+    ensure!(least >= whole / 2, "short file: {least} bytes, the first read had {whole}");
+    Ok(())
+}
+
+/// How far the rounds of a cell lie apart: largest less smallest throughput, in parts of the
+/// median; the median of that over the cells. What a ratio is worth: 0 on a quiet machine.
+pub(crate) fn spread(cells: &[Cell]) -> f64 {
+    median(cells.iter().map(|cell| {
+        let speeds = cell.rounds.iter().map(|sample| sample.outcome.per_second);
+        let largest = speeds.clone().fold(f64::MIN, f64::max);
+        let smallest = speeds.fold(f64::MAX, f64::min);
+        (largest - smallest) / cell.median.per_second
+    }))
+}
+
+impl Figures {
+    fn of(rounds: &[Sample]) -> Self {
+        let over = |figure: fn(&Sample) -> f64| median(rounds.iter().map(figure));
+        let cpu = rounds.iter().filter_map(|sample| sample.daemon_cpu_ns);
+        Self {
+            per_second: over(|sample| sample.outcome.per_second),
+            p50_ns: over(|sample| sample.outcome.p50_ns.into()),
+            p99_ns: over(|sample| sample.outcome.p99_ns.into()),
+            first_ns: over(|sample| sample.first_ns.into()),
+            daemon_cpu_ns: (cpu.clone().count() > 0).then(|| median(cpu)),
+        }
+    }
+}
+
+/// The mean of the middle two if the number is even; 0 of nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let (below, above) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    values.get(below).zip(values.get(above)).map_or(0.0, |(below, above)| (below + above) / 2.0)
+}

@@ -1,0 +1,171 @@
+//! The tables and the JSON.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::measure::{Cell, Figures, Held};
+use crate::options::{Block, File, Kind, Plan};
+use crate::subject::{Subject, first_line};
+
+/// Where and what: the first lines of every report.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    date: String,
+    cpu: String,
+    cpus: usize,
+    kernel: String,
+    /// /proc/loadavg at the start: how quiet the machine was.
+    loadavg: String,
+    versions: Vec<(Kind, String)>,
+}
+
+impl Machine {
+    pub(crate) fn here(subjects: &[Subject]) -> Result<Self> {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+        let model =
+            cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let loadavg = std::fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+        let with_version = subjects.iter().filter(|subject| !subject.version.is_empty());
+        Ok(Self {
+            date: first_line(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]))?,
+            cpu: model.map_or(std::env::consts::ARCH, |(_, model)| model).to_owned(),
+            cpus: std::thread::available_parallelism()?.get(),
+            kernel: first_line(Command::new("uname").arg("-r"))?,
+            loadavg: loadavg.trim_end().to_owned(),
+            versions: with_version.map(|subject| (subject.kind, subject.version.clone())).collect(),
+        })
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { date, cpu, cpus, kernel, loadavg, versions } = self;
+        write!(f, "{cpus} x {cpu}, Linux {kernel}, {date}, loadavg {loadavg}")?;
+        versions.iter().try_for_each(|(kind, version)| write!(f, "\n{}: {version}", kind.name()))
+    }
+}
+
+/// What is set against what.
+const RATIOS: &[(Kind, Kind)] = &[(Kind::LxcfsRs, Kind::Lxcfs), (Kind::LxcfsRs, Kind::Floor)];
+/// What is left to compare without ours: how far lxcfs is above what FUSE costs.
+const RATIOS_WITHOUT_OURS: &[(Kind, Kind)] = &[(Kind::Floor, Kind::Lxcfs)];
+
+/// One table: a row per file; per subject its figures, then the ratios.
+pub(crate) fn table(block: Block, subjects: &[Subject], cells: &[Cell]) -> String {
+    let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.kind).collect();
+    let ours = kinds.contains(&Kind::LxcfsRs);
+    let ratios: Vec<(Kind, Kind)> = if ours { RATIOS } else { RATIOS_WITHOUT_OURS }
+        .iter()
+        .copied()
+        .filter(|(of, to)| kinds.contains(of) && kinds.contains(to))
+        .collect();
+    let mut files: Vec<File> = cells.iter().map(|cell| cell.file).collect();
+    files.dedup();
+
+    let readers = if block.readers == 1 { "reader" } else { "readers" };
+    let title = block.operation.title();
+    let mut lines = vec![format!("{title}, {} {readers} (p50, p99, cpu in us)", block.readers)];
+    lines.push(row(
+        "",
+        kinds.iter().map(|kind| center(kind.name(), 25)),
+        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 20)),
+    ));
+    let columns = format!("{:>7}{:>6}{:>6}{:>6}", "kops/s", "p50", "p99", "cpu");
+    let ratio_columns = format!("{:>6}{:>7}{:>7}", "speed", "+p50", "cpu");
+    lines.push(row(
+        "file",
+        kinds.iter().map(|_| columns.clone()),
+        ratios.iter().map(|_| ratio_columns.clone()),
+    ));
+    for file in files {
+        let find = |kind: Kind| {
+            let cell = cells.iter().find(|cell| cell.file == file && cell.subject == kind);
+            cell.map(|cell| cell.median)
+        };
+        let figures = kinds.iter().map(|&kind| find(kind).map_or(String::new(), columns_of));
+        let compared = ratios.iter().map(|&(of, to)| {
+            find(of).zip(find(to)).map_or(String::new(), |(of, to)| compare(of, to))
+        });
+        lines.push(row(file.name(), figures, compared));
+    }
+    lines.join("\n")
+}
+
+fn row(
+    name: &str,
+    figures: impl Iterator<Item = String>,
+    ratios: impl Iterator<Item = String>,
+) -> String {
+    let mut line = format!("{name:<9}");
+    figures.chain(ratios).for_each(|group| {
+        // Writing to a String cannot fail.
+        let _ = write!(line, " |{group}");
+    });
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn columns_of(figures: Figures) -> String {
+    let cpu = figures.daemon_cpu_ns.map_or("-".to_owned(), |cpu| digits(cpu / 1e3));
+    let speed = digits(figures.per_second / 1e3);
+    let (p50, p99) = (digits(figures.p50_ns / 1e3), digits(figures.p99_ns / 1e3));
+    format!("{speed:>7}{p50:>6}{p99:>6}{cpu:>6}")
+}
+
+/// Three digits, or as many as the whole part has.
+fn digits(value: f64) -> String {
+    let decimals = match value.abs() {
+        small if small < 9.995 => 2,
+        middle if middle < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// Throughput of one in those of the other; how many microseconds more one operation takes;
+/// CPU time of the daemon in those of the other.
+fn compare(of: Figures, to: Figures) -> String {
+    let speed = of.per_second / to.per_second;
+    let more = (of.p50_ns - to.p50_ns) / 1e3;
+    let cpu = of.daemon_cpu_ns.zip(to.daemon_cpu_ns);
+    let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{}x", digits(of / to)));
+    format!("{:>6}{more:>+7.1}{cpu:>7}", format!("{}x", digits(speed)))
+}
+
+fn center(text: &str, width: usize) -> String {
+    format!("{text:^width$}")
+}
+
+/// The daemons at the end of the run.
+pub(crate) fn footprints(held: &[Held]) -> String {
+    let one = |held: &Held| {
+        let footprint = held.footprint;
+        let name = held.subject.name();
+        format!("{name}: RSS {} KiB, {} threads", footprint.rss_kib, footprint.threads)
+    };
+    held.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// Everything that was measured, every round of it.
+pub(crate) fn write_json(
+    path: &Path,
+    machine: &Machine,
+    plan: &Plan,
+    cells: &[Cell],
+    daemons: &[Held],
+) -> Result<()> {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        machine: &'a Machine,
+        plan: &'a Plan,
+        cells: &'a [Cell],
+        daemons: &'a [Held],
+    }
+    let mut text = serde_json::to_string_pretty(&Report { machine, plan, cells, daemons })?;
+    text.push('\n');
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,466 @@
+//! Cgroups of our own: made on every hierarchy, limited, joined and removed again.
+//!
+//! A container's cgroup is `/lxcfs-rs/ID` below what each hierarchy's mount shows at its top:
+//! the hierarchy's root on a host, the container's own cgroup inside a container, so that a
+//! nested container is bounded by both.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::layout::{Hierarchy, Layout, Version};
+use crate::error::{Error, Result};
+use crate::units::{Bytes, Usec};
+
+/// The directory below each hierarchy's top that holds the cgroups of all containers.
+pub const PARENT: &str = "lxcfs-rs";
+
+/// The period of a CPU bandwidth limit: the kernel's default, and Docker's.
+pub const CPU_PERIOD: Usec = Usec(100_000);
+
+/// The v2 controllers that are switched on for our cgroups where the host has them: those that
+/// limit, and those whose counters the files show.
+const V2_CONTROLLERS: &[&str] = &["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
+
+/// How long a cgroup whose tasks are all dead may stay busy before that is an error.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a directory is made anew that another `run` removed as empty in the same moment.
+const MKDIR_ATTEMPTS: usize = 100;
+
+/// What a container may use. None is no limit beyond those of the cgroups above.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory; as much again may be swapped out, as `docker run -m` has it.
+    pub memory: Option<Bytes>,
+    /// CPU time per [`CPU_PERIOD`].
+    pub cpu_quota: Option<Usec>,
+    /// The CPUs it may run on, as a cpulist (`0-2,4`).
+    pub cpuset_cpus: Option<String>,
+}
+
+/// One write into a file of a new cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The file's name.
+    pub file: &'static str,
+    /// What is written.
+    pub value: String,
+    /// Whether a kernel may lack the file (swap accounting switched off).
+    pub optional: bool,
+}
+
+impl Write {
+    fn new(file: &'static str, value: impl ToString) -> Self {
+        Write { file, value: value.to_string(), optional: false }
+    }
+
+    fn optional(file: &'static str, value: impl ToString) -> Self {
+        Write { optional: true, ..Write::new(file, value) }
+    }
+}
+
+/// The writes, in their order, that set `limits` in a new cgroup of a hierarchy of `version`
+/// that has `controllers` (by the names of that version).
+///
+/// Each hierarchy sets what it has; [`Limits::check`] finds what none has.
+#[must_use]
+pub fn writes(version: Version, controllers: &[String], limits: &Limits) -> Vec<Write> {
+    let has = |name: &str| controllers.iter().any(|controller| controller == name);
+    let mut writes = Vec::new();
+    if let Some(memory) = limits.memory.filter(|_| has("memory")) {
+        match version {
+            // memory+swap may never be below memory: the limit that is to be the lower first.
+            Version::V1 => {
+                let with_swap = memory + memory;
+                writes.push(Write::new("memory.limit_in_bytes", memory.0));
+                writes.push(Write::optional("memory.memsw.limit_in_bytes", with_swap.0));
+            }
+            Version::V2 => {
+                writes.push(Write::new("memory.max", memory.0));
+                writes.push(Write::optional("memory.swap.max", memory.0));
+            }
+        }
+    }
+    if let Some(quota) = limits.cpu_quota.filter(|_| has("cpu")) {
+        match version {
+            Version::V1 => {
+                writes.push(Write::new("cpu.cfs_period_us", CPU_PERIOD.0));
+                writes.push(Write::new("cpu.cfs_quota_us", quota.0));
+            }
+            Version::V2 => {
+                writes.push(Write::new("cpu.max", format!("{} {}", quota.0, CPU_PERIOD.0)));
+            }
+        }
+    }
+    if let Some(cpus) = limits.cpuset_cpus.as_ref().filter(|_| has("cpuset")) {
+        writes.push(Write::new("cpuset.cpus", cpus));
+    }
+    writes
+}
+
+impl Limits {
+    /// Whether this host can hold a container to these limits.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] names the controller that is nowhere mounted.
+    pub fn check(&self, layout: &Layout) -> Result<()> {
+        let needed = [
+            (self.memory.is_some(), "memory"),
+            (self.cpu_quota.is_some(), "cpu"),
+            (self.cpuset_cpus.is_some(), "cpuset"),
+        ];
+        for (needed, controller) in needed {
+            if needed && layout.controller(controller).is_none() {
+                return Err(Error::Refused(format!(
+                    "this host has no cgroup controller {controller:?} to set the limit with"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One cgroup of a container, on one hierarchy.
+#[derive(Debug)]
+struct Cgroup {
+    version: Version,
+    /// Where the hierarchy is mounted.
+    mount_point: PathBuf,
+    /// v1: the hierarchy's controllers; v2: none.
+    controllers: Vec<String>,
+    /// The cgroup's directory.
+    dir: PathBuf,
+    /// The same, opened. Of a container's first cgroup it carries a flock(2) for as long as
+    /// the runtime lives.
+    handle: Flock<File>,
+}
+
+/// A container's cgroups on all hierarchies; exist until [`Cgroups::remove`].
+#[derive(Debug)]
+pub struct Cgroups {
+    made: Vec<Cgroup>,
+}
+
+/// One of a container's cgroups, as the container's own view of the hierarchies needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The interface of its hierarchy.
+    pub version: Version,
+    /// Where the host has the hierarchy mounted.
+    pub mount_point: &'a Path,
+    /// v1: its controllers.
+    pub controllers: &'a [String],
+    /// The cgroup's directory.
+    pub dir: &'a Path,
+}
+
+impl Cgroups {
+    /// Makes the cgroup `lxcfs-rs/ID` on every hierarchy of `layout` (named v1 hierarchies
+    /// excepted, they are systemd's and account for nothing) and sets `limits`.
+    ///
+    /// # Errors
+    /// The first that failed; what was made before is removed again.
+    pub fn create(layout: &Layout, id: &str, limits: &Limits) -> Result<Cgroups> {
+        let mut cgroups = Cgroups { made: Vec::new() };
+        for hierarchy in &layout.hierarchies {
+            let named = hierarchy.controllers.iter().any(|name| name.starts_with("name="));
+            if named {
+                continue;
+            }
+            let made = Cgroup::create(hierarchy, id).and_then(|cgroup| {
+                let controllers = match hierarchy.version {
+                    Version::V1 => &hierarchy.controllers,
+                    Version::V2 => &layout.unified_controllers,
+                };
+                let writes = writes(hierarchy.version, controllers, limits);
+                cgroups.made.push(cgroup);
+                cgroups.made.last().map_or(Ok(()), |cgroup| cgroup.apply(&writes))
+            });
+            if let Err(source) = made {
+                return Err(match cgroups.remove() {
+                    Ok(()) => source,
+                    Err(undoing) => {
+                        Error::Undoing { source: Box::new(source), undoing: Box::new(undoing) }
+                    }
+                });
+            }
+        }
+        Ok(cgroups)
+    }
+
+    /// The cgroup on cgroup2, for clone3(2) to start a child in.
+    #[must_use]
+    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.made
+            .iter()
+            .find(|cgroup| cgroup.version == Version::V2)
+            .map(|cgroup| cgroup.handle.as_fd())
+    }
+
+    /// Moves the calling thread, its process's only one, into the v1 cgroups.
+    ///
+    /// By `tasks`, not `cgroup.procs`: a thread that moves itself alone spares the kernel its
+    /// system-wide lock of fork and exit, whose price is an RCU grace period per hierarchy.
+    ///
+    /// # Errors
+    /// The hierarchy that refused: ENOSPC for a cpuset without CPUs or memory nodes.
+    pub fn join(&self) -> Result<()> {
+        for cgroup in &self.made {
+            if cgroup.version == Version::V1 {
+                write(&cgroup.dir.join("tasks"), "0")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the cgroups are.
+    pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.made.iter().map(|cgroup| Place {
+            version: cgroup.version,
+            mount_point: &cgroup.mount_point,
+            controllers: &cgroup.controllers,
+            dir: &cgroup.dir,
+        })
+    }
+
+    /// Removes the cgroups, with whatever cgroups were made below them, and the directory
+    /// above them where it holds no other container.
+    ///
+    /// # Errors
+    /// The first that could not be removed; the others are removed nevertheless.
+    pub fn remove(self) -> Result<()> {
+        let mut result = Ok(());
+        for cgroup in self.made.iter().rev() {
+            let removed = remove_tree(&cgroup.dir, Instant::now() + REMOVAL_TIMEOUT);
+            if let Some(parent) = cgroup.dir.parent() {
+                // Not empty while another container has its cgroup here.
+                let _ = fs::remove_dir(parent);
+            }
+            result = result.and(removed);
+        }
+        result
+    }
+}
+
+impl Cgroup {
+    fn create(hierarchy: &Hierarchy, id: &str) -> Result<Cgroup> {
+        let parent = hierarchy.mount_point.join(PARENT);
+        let dir = parent.join(id);
+        for _ in 0..MKDIR_ATTEMPTS {
+            match make_levels(hierarchy, &parent, &dir) {
+                // A container that ended just now took the empty parent with it.
+                Err(error) if error.errno() == libc::ENOENT => continue,
+                made => made?,
+            }
+            let handle = match lock(&dir) {
+                Ok(handle) => handle,
+                Err(error) => {
+                    let _ = fs::remove_dir(&dir);
+                    let _ = fs::remove_dir(&parent);
+                    return Err(error);
+                }
+            };
+            return Ok(Cgroup {
+                version: hierarchy.version,
+                mount_point: hierarchy.mount_point.clone(),
+                controllers: hierarchy.controllers.clone(),
+                dir,
+                handle,
+            });
+        }
+        Err(Error::io("mkdir", &dir, io::Error::from_raw_os_error(libc::ENOENT)))
+    }
+
+    fn apply(&self, writes: &[Write]) -> Result<()> {
+        for step in writes {
+            let file = self.dir.join(step.file);
+            match write(&file, &step.value) {
+                Err(error) if step.optional && error.errno() == libc::ENOENT => {}
+                written => written?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a hierarchy's levels down to `dir`, ready to take tasks.
+fn make_levels(hierarchy: &Hierarchy, parent: &Path, dir: &Path) -> Result<()> {
+    let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
+    if hierarchy.version == Version::V2 {
+        delegate_controllers(&hierarchy.mount_point)?;
+    }
+    match fs::create_dir(parent) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|error| Error::io("mkdir", parent, error))?,
+    }
+    if hierarchy.version == Version::V2 {
+        delegate_controllers(parent)?;
+    }
+    if cpuset {
+        inherit_cpuset(&hierarchy.mount_point, parent)?;
+    }
+    fs::create_dir(dir).map_err(|error| Error::io("mkdir", dir, error))?;
+    let initialised = if cpuset { inherit_cpuset(parent, dir) } else { Ok(()) };
+    initialised.inspect_err(|_| {
+        let _ = fs::remove_dir(dir);
+    })
+}
+
+/// Switches on for the children of the v2 cgroup `dir` the controllers that it has and that we
+/// use. They stay on for the root: others may have come to rely on them.
+fn delegate_controllers(dir: &Path) -> Result<()> {
+    let words = |file: &str| -> Result<Vec<String>> {
+        let path = dir.join(file);
+        let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+        Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
+    };
+    let available = words("cgroup.controllers")?;
+    let enabled = words("cgroup.subtree_control")?;
+    let missing: Vec<String> = V2_CONTROLLERS
+        .iter()
+        .filter(|name| available.iter().any(|other| other == *name))
+        .filter(|name| !enabled.iter().any(|other| other == *name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    write(&dir.join("cgroup.subtree_control"), &missing.join(" "))
+}
+
+/// Gives the new v1 cpuset `dir` the CPUs and memory nodes of `above`: it starts without any,
+/// and no task may enter it before it has some.
+fn inherit_cpuset(above: &Path, dir: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = dir.join(file);
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|error| Error::io("read", path, error));
+        if read(&own)?.trim().is_empty() {
+            write(&own, read(&above.join(file))?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens a cgroup's directory and takes its flock(2), which the kernel drops when the last
+/// process that holds it ends, however it ends.
+fn lock(dir: &Path) -> Result<Flock<File>> {
+    let handle = File::open(dir).map_err(|error| Error::io("open", dir, error))?;
+    Flock::lock(handle, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, errno)| Error::io("lock", dir, errno))
+}
+
+/// Writes a cgroup file in one write(2), as the kernel wants it.
+fn write(path: &Path, value: &str) -> Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|error| Error::io("write", path, error))
+}
+
+/// Removes a cgroup and all below it. A cgroup is busy until its last task, though dead, is
+/// out of it, which nothing but trying tells on v1.
+fn remove_tree(dir: &Path, deadline: Instant) -> Result<()> {
+    const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+    let mut pause = Duration::from_micros(50);
+    loop {
+        let error = match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        if error.raw_os_error() != Some(Errno::EBUSY as i32) || Instant::now() >= deadline {
+            return Err(Error::io("rmdir", dir, error));
+        }
+        for child in children(dir) {
+            remove_tree(&child, deadline)?;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The cgroups directly below one; none where it is gone.
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn shown(writes: &[Write]) -> Vec<String> {
+        let line = |write: &Write| {
+            let optional = if write.optional { "?" } else { "" };
+            format!("{}{optional}={}", write.file, write.value)
+        };
+        writes.iter().map(line).collect()
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            memory: Some(Bytes(256 << 20)),
+            cpu_quota: Some(Usec(150_000)),
+            cpuset_cpus: Some("0-1".into()),
+        }
+    }
+
+    #[test]
+    fn v1_sets_memory_before_memory_and_swap() {
+        assert_eq!(
+            shown(&writes(Version::V1, &names(&["memory"]), &limits())),
+            ["memory.limit_in_bytes=268435456", "memory.memsw.limit_in_bytes?=536870912"]
+        );
+        assert_eq!(
+            shown(&writes(Version::V1, &names(&["cpu", "cpuacct"]), &limits())),
+            ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=150000"]
+        );
+        assert_eq!(
+            shown(&writes(Version::V1, &names(&["cpuset"]), &limits())),
+            ["cpuset.cpus=0-1"]
+        );
+        assert!(writes(Version::V1, &names(&["blkio"]), &limits()).is_empty());
+    }
+
+    #[test]
+    fn v2_sets_what_it_has() {
+        assert_eq!(
+            shown(&writes(Version::V2, &names(&["cpuset", "cpu", "memory"]), &limits())),
+            [
+                "memory.max=268435456",
+                "memory.swap.max?=268435456",
+                "cpu.max=150000 100000",
+                "cpuset.cpus=0-1"
+            ]
+        );
+        assert!(writes(Version::V2, &[], &limits()).is_empty());
+        let all = names(&["cpuset", "cpu", "memory"]);
+        assert!(writes(Version::V2, &all, &Limits::default()).is_empty());
+    }
+
+    #[test]
+    fn a_limit_without_its_controller_is_refused() {
+        let layout = Layout::parse(b"1 2 0:1 / /m rw - cgroup cgroup rw,memory\n", b"");
+        let memory = Limits { memory: Some(Bytes(1 << 30)), ..Limits::default() };
+        assert!(memory.check(&layout).is_ok());
+        let error = limits().check(&layout).unwrap_err().to_string();
+        assert!(error.contains("\"cpu\""), "{error}");
+    }
+}

@@ -1,0 +1,167 @@
+//! A cgroup directory, held open: the only code that reads cgroup files.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::error::{self, Error, Result};
+use crate::sys::file;
+
+/// Which cgroup a directory is, for as long as the kernel runs: kernfs numbers its nodes
+/// without reuse (a 64-bit id in `st_ino`), and each hierarchy is a device of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CgroupId {
+    device: u64,
+    node: u64,
+}
+
+/// An open cgroup directory. It never comes to mean another cgroup: once the cgroup is
+/// removed, every file in it is absent, also when a new one takes its path.
+#[derive(Debug)]
+pub struct CgroupDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl CgroupDir {
+    /// Opens the directory at `path`, the root of a hierarchy.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_root(path: &Path) -> Result<Self> {
+        let fd = rustix::fs::open(
+            path,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|error| Error::io("open", path, error))?;
+        Ok(CgroupDir { fd, path: path.to_owned() })
+    }
+
+    /// Opens the directory `name`, which may have several components, below this one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOENT where the cgroup has been removed.
+    pub fn open_below(&self, name: &str) -> Result<Self> {
+        let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
+        let fd = file::open_directory_at(&self.fd, name)
+            .map_err(|error| Error::io("open", &path, error))?;
+        Ok(CgroupDir { fd, path })
+    }
+
+    /// The path it was opened at, for messages and `explain`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a file of the cgroup whole; none where the cgroup does not have it: its
+    /// controller is not enabled here, the kernel is older, or the cgroup has been removed
+    /// (see [`CgroupDir::exists`]).
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where the cgroup was removed in mid-read; else [`Error::Io`].
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match file::read_at(&self.fd, name) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT) => Ok(None),
+                // A controller that the cgroup has but can't answer for (io without a policy,
+                // `cgroup.procs` of a threaded cgroup) is one it doesn't have.
+                Some(libc::EOPNOTSUPP) => Ok(None),
+                Some(libc::ENODEV) => Err(self.gone()),
+                _ => Err(Error::io("read", self.path.join(name), error)),
+            },
+        }
+    }
+
+    /// Reads a file that holds one value, and parses it; none where it is absent, and where
+    /// `parse` refuses the text, which is reported.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn read_value<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&[u8]) -> Option<T>,
+        expected: &'static str,
+    ) -> Result<Option<T>> {
+        let Some(text) = self.read(name)? else { return Ok(None) };
+        let value = parse(&text);
+        if value.is_none() {
+            error::report(&Error::malformed(self.path.join(name), 1, &text, expected));
+        }
+        Ok(value)
+    }
+
+    /// Whether the cgroup still exists: every cgroup of either version has `cgroup.procs`.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        rustix::fs::accessat(
+            &self.fd,
+            "cgroup.procs",
+            rustix::fs::Access::EXISTS,
+            rustix::fs::AtFlags::empty(),
+        )
+        .is_ok()
+    }
+
+    /// Fails where the cgroup no longer exists.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn check_exists(&self) -> Result<()> {
+        if self.exists() { Ok(()) } else { Err(self.gone()) }
+    }
+
+    fn gone(&self) -> Error {
+        Error::Gone { what: format!("cgroup {}", self.path.display()) }
+    }
+
+    /// Which cgroup it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn id(&self) -> Result<CgroupId> {
+        self.id_below("")
+    }
+
+    /// Which cgroup is at `name` below this one just now.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOENT where there is none.
+    pub fn id_below(&self, name: &str) -> Result<CgroupId> {
+        let flags = if name.is_empty() {
+            rustix::fs::AtFlags::EMPTY_PATH
+        } else {
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW
+        };
+        let stat = rustix::fs::statat(&self.fd, name, flags)
+            .map_err(|error| Error::io("stat", self.path.join(name), error))?;
+        Ok(CgroupId { device: stat.st_dev, node: stat.st_ino })
+    }
+
+    /// The names of the cgroups directly below.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn children(&self) -> Result<Vec<String>> {
+        let listing = file::open_at(&self.fd, ".")
+            .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
+            .map_err(|error| Error::io("list", &self.path, error))?;
+        let mut names = Vec::new();
+        for entry in listing {
+            let entry = entry.map_err(|error| Error::io("list", &self.path, error))?;
+            let name = entry.file_name().to_str().unwrap_or(".");
+            if entry.file_type() == rustix::fs::FileType::Directory && !name.starts_with('.') {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl AsFd for CgroupDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,200 @@
+//! What a cgroup's files say, in types that know neither version.
+
+use crate::cpulist::CpuSet;
+use crate::procfs::diskstats::Device;
+use crate::units::{Bytes, Limit, Nsec};
+
+use super::format::Bandwidth;
+
+/// The memory that a cgroup and all below it use, by kind: `memory.stat`. A key that the
+/// kernel does not print is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are memory.stat's own keys, named as v2 names them")]
+pub struct MemoryStat {
+    pub file: Bytes,
+    pub swapcached: Bytes,
+    pub active_anon: Bytes,
+    pub inactive_anon: Bytes,
+    pub active_file: Bytes,
+    pub inactive_file: Bytes,
+    pub unevictable: Bytes,
+    pub file_dirty: Bytes,
+    pub file_writeback: Bytes,
+    pub anon: Bytes,
+    pub file_mapped: Bytes,
+    pub shmem: Bytes,
+    pub slab_reclaimable: Bytes,
+    pub slab_unreclaimable: Bytes,
+    pub kernel_stack: Bytes,
+    pub pagetables: Bytes,
+    pub sec_pagetables: Bytes,
+    pub percpu: Bytes,
+    pub vmalloc: Bytes,
+    pub anon_thp: Bytes,
+    pub shmem_thp: Bytes,
+    pub file_thp: Bytes,
+    pub zswap: Bytes,
+    pub zswapped: Bytes,
+}
+
+impl MemoryStat {
+    /// What the kernel can take back without swapping.
+    #[must_use]
+    pub fn reclaimable(&self) -> Bytes {
+        self.active_file + self.inactive_file + self.slab_reclaimable
+    }
+}
+
+/// One limited level on the way from a container's memory domain up to the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What may still be charged: limit − usage.
+    pub free: Bytes,
+    /// What could be reclaimed at this level.
+    pub reclaimable: Bytes,
+}
+
+/// How a hierarchy limits swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapLimit {
+    /// v2 `memory.swap.max`: swap alone.
+    Swap(Limit<Bytes>),
+    /// v1 `memory.memsw.limit_in_bytes`: memory and swap together.
+    MemoryAndSwap(Limit<Bytes>),
+}
+
+impl SwapLimit {
+    /// The limit's value, whatever it counts.
+    #[must_use]
+    pub fn limit(self) -> Limit<Bytes> {
+        match self {
+            SwapLimit::Swap(limit) | SwapLimit::MemoryAndSwap(limit) => limit,
+        }
+    }
+}
+
+/// Swap as the memory domain accounts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// The tightest limit over the levels.
+    pub limit: SwapLimit,
+    /// Swap in use by the domain and all below it.
+    pub used: Bytes,
+    /// At each limited level, what may still be swapped out.
+    pub rooms: Vec<Bytes>,
+}
+
+/// A container's memory domain: the nearest level that accounts memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The tightest limit over the domain and its ancestors.
+    pub limit: Limit<Bytes>,
+    /// What the domain uses.
+    pub usage: Bytes,
+    /// What it uses, by kind.
+    pub stat: MemoryStat,
+    /// The domain and those of its ancestors that have a limit.
+    pub rooms: Vec<Room>,
+    /// None where the kernel does not account swap per cgroup.
+    pub swap: Option<Swap>,
+}
+
+impl Memory {
+    /// Whether any level limits memory or swap.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.limit != Limit::Max
+            || self.swap.as_ref().is_some_and(|swap| swap.limit.limit() != Limit::Max)
+    }
+}
+
+/// Huge pages of one size at one level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HugetlbLevel {
+    /// The most that may be used.
+    pub limit: Limit<Bytes>,
+    /// What is used.
+    pub usage: Bytes,
+}
+
+/// CPU time that a cgroup and all below it used since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuUsage {
+    /// In user mode, without `nice`.
+    pub user: Nsec,
+    /// In user mode at a positive nice value; 0 before v2's Linux 6.11 and on v1.
+    pub nice: Nsec,
+    /// In the kernel.
+    pub system: Nsec,
+    /// v1 `cpuacct.usage_all`: how much each physical CPU ran. Sampled at ticks, so good for
+    /// weights only. Empty on v2, which does not tell.
+    pub per_cpu: Vec<(u32, Nsec)>,
+}
+
+/// What a cgroup read from and wrote to one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are io.stat's own keys")]
+pub struct IoCounts {
+    pub rbytes: u64,
+    pub wbytes: u64,
+    pub dbytes: u64,
+    pub rios: u64,
+    pub wios: u64,
+    pub dios: u64,
+}
+
+/// The I/O counts of all devices that the cgroup has counts for, in the kernel's order.
+pub type Io = Vec<(Device, IoCounts)>;
+
+/// Folds the CPU bandwidths over a container and its ancestors into a number of CPUs, as
+/// quota/period of the level where that is smallest.
+#[must_use]
+pub fn tightest(levels: impl IntoIterator<Item = Option<Bandwidth>>) -> Option<Bandwidth> {
+    levels.into_iter().flatten().min_by(|a, b| {
+        let left = u128::from(a.quota) * u128::from(b.period);
+        let right = u128::from(b.quota) * u128::from(a.period);
+        left.cmp(&right)
+    })
+}
+
+/// Folds limits over a container and its ancestors: the smallest wins.
+#[must_use]
+pub fn tighten<T: Ord + Copy>(levels: impl IntoIterator<Item = Limit<T>>) -> Limit<T> {
+    levels.into_iter().fold(Limit::Max, Limit::tighten)
+}
+
+/// A cpuset as one level states it; none where the level has no cpuset files, or an empty
+/// one, which v1 allows before CPUs are assigned.
+pub type Cpuset = Option<CpuSet>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_limit_over_the_levels() {
+        assert_eq!(tighten([Limit::At(6), Limit::Max, Limit::At(5)]), Limit::At(5));
+        assert_eq!(tighten::<u64>([]), Limit::Max);
+    }
+
+    #[test]
+    fn the_smallest_fraction_of_cpus() {
+        let third = Bandwidth { quota: 1, period: 3 };
+        let half = Bandwidth { quota: 50_000, period: 100_000 };
+        assert_eq!(tightest([Some(half), None, Some(third)]), Some(third));
+        assert_eq!(tightest([Some(third), Some(half)]), Some(third));
+        assert_eq!(tightest([None, None]), None);
+    }
+
+    #[test]
+    fn reclaimable_is_file_pages_and_slab() {
+        let stat = MemoryStat {
+            file: Bytes(1000),
+            active_file: Bytes(1),
+            inactive_file: Bytes(20),
+            slab_reclaimable: Bytes(300),
+            ..MemoryStat::default()
+        };
+        assert_eq!(stat.reclaimable(), Bytes(321));
+    }
+}

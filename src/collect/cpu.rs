@@ -1,0 +1,146 @@
+//! The CPUs of a container, and what they did.
+//!
+//! What a container may not use is *possible, but not present*: to a program it is a machine
+//! with empty sockets. So the CPUs shown keep their physical numbers.
+
+use crate::cgroup::format::Bandwidth;
+use crate::cgroup::stats::tightest;
+use crate::container::Container;
+use crate::cpulist::CpuSet;
+use crate::error::Result;
+use crate::facts::{CpuTimes, Facts};
+use crate::history::cpu::Counters;
+use crate::kernel::{Controller, Kernel};
+use crate::units::Nsec;
+
+use super::{Collector, Scope};
+
+/// A container's CPUs.
+struct Cpus {
+    /// Those that it is shown.
+    present: CpuSet,
+    /// Whether that is fewer than the host has online.
+    limited: bool,
+}
+
+impl Collector {
+    pub(super) fn cpuinfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let cpus = cpus(&self.kernel, scope.container)?;
+        if !cpus.limited {
+            return Ok(None);
+        }
+        let host = self.kernel.proc.read("cpuinfo")?;
+        Ok(Some(Facts::Cpuinfo { host, present: cpus.present }))
+    }
+
+    pub(super) fn cpu_online(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let cpus = cpus(&self.kernel, scope.container)?;
+        Ok(cpus.limited.then_some(Facts::CpuOnline { present: cpus.present }))
+    }
+
+    /// What the container's CPUs did; none where the host's counters are the truth: for a
+    /// process of the host whose CPUs are not limited, and where there is no cgroup to count in.
+    pub(super) fn cpu_times(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<CpuTimes>> {
+        let cpus = cpus(&self.kernel, scope.container)?;
+        if scope.is_host && !cpus.limited {
+            return Ok(None);
+        }
+        let container = scope.container;
+        let records = self.history.of(container.identity(), container.birth);
+        // Held while the counters are read, so that they reach the record in their order.
+        let mut record = records.cpu.lock();
+        let Some(counters) = counters(&self.kernel, container, now)? else { return Ok(None) };
+        Ok(Some(record.update(counters, &cpus.present)))
+    }
+}
+
+/// The container's counters; none in a hierarchy's root.
+fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<Counters>> {
+    let levels = container.levels(kernel, Controller::Cpuacct)?;
+    let Some(dir) = levels.dirs.first() else { return Ok(None) };
+    let Some(usage) = levels.version.cpu_usage(dir)? else { return Ok(None) };
+    let levels = container.levels(kernel, Controller::Cpu)?;
+    let throttled = match levels.dirs.first() {
+        Some(dir) => levels.version.throttled(dir)?,
+        None => Nsec(0),
+    };
+    Ok(Some(Counters {
+        time: now,
+        user: usage.user,
+        nice: usage.nice,
+        system: usage.system,
+        throttled,
+        per_cpu: usage.per_cpu,
+    }))
+}
+
+/// The first n of the CPUs that the container may use.
+fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
+    let online = kernel.sys.online_cpus()?;
+    let levels = container.levels(kernel, Controller::Cpuset)?;
+    let mut usable = None;
+    for dir in levels.dirs {
+        usable = levels.version.cpuset(dir)?;
+        if usable.is_some() {
+            break;
+        }
+    }
+    let levels = container.levels(kernel, Controller::Cpu)?;
+    let mut bandwidths = Vec::with_capacity(levels.dirs.len());
+    for dir in levels.dirs {
+        bandwidths.push(levels.version.bandwidth(dir)?);
+    }
+    Ok(present(&online, usable.as_ref(), tightest(bandwidths)))
+}
+
+/// Of the `usable` CPUs that are `online`, as many as the bandwidth pays for, at least one.
+fn present(online: &CpuSet, usable: Option<&CpuSet>, bandwidth: Option<Bandwidth>) -> Cpus {
+    let narrowed = usable.map(|usable| usable.intersection(online));
+    // A set whose CPUs are all offline is one that the kernel is about to widen.
+    let usable = narrowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone());
+    let paid = bandwidth.map(|bandwidth| bandwidth.quota.div_ceil(bandwidth.period).max(1));
+    let count = paid
+        .map_or(usable.len(), |paid| usize::try_from(paid).unwrap_or(usize::MAX).min(usable.len()));
+    let present = usable.first(count);
+    Cpus { limited: present != *online, present }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpus(text: &str) -> CpuSet {
+        CpuSet::parse(text.as_bytes()).unwrap()
+    }
+
+    fn shown(online: &str, usable: Option<&str>, quota: Option<(u64, u64)>) -> (String, bool) {
+        let bandwidth = quota.map(|(quota, period)| Bandwidth { quota, period });
+        let found = present(&cpus(online), usable.map(cpus).as_ref(), bandwidth);
+        (found.present.to_string(), found.limited)
+    }
+
+    #[test]
+    fn without_limits_all_that_run() {
+        assert_eq!(shown("0-2,4", None, None), ("0-2,4".into(), false));
+        assert_eq!(shown("0-3", Some("0-3"), None), ("0-3".into(), false));
+        assert_eq!(shown("0-3", None, Some((800_000, 100_000))), ("0-3".into(), false));
+    }
+
+    #[test]
+    fn a_quota_pays_for_the_first_ones_rounded_up() {
+        assert_eq!(shown("0-7", Some("2-6"), Some((250_000, 100_000))), ("2-4".into(), true));
+        assert_eq!(shown("0-3", None, Some((50_000, 100_000))), ("0".into(), true));
+        assert_eq!(shown("0-3", None, Some((0, 100_000))), ("0".into(), true));
+        assert_eq!(shown("0-3", None, Some((200_000, 100_000))), ("0-1".into(), true));
+        assert_eq!(shown("0-3", None, Some((200_001, 100_000))), ("0-2".into(), true));
+    }
+
+    #[test]
+    fn only_cpus_that_run() {
+        assert_eq!(
+            shown("0-2,4-5,7", Some("2-6"), Some((250_000, 100_000))),
+            ("2,4-5".into(), true)
+        );
+        assert_eq!(shown("0-1", Some("4"), None), ("0-1".into(), false));
+    }
+}

@@ -1,0 +1,32 @@
+//! The disks that a container used: `diskstats`.
+
+use crate::error::Result;
+use crate::facts::Facts;
+use crate::kernel::Controller;
+use crate::procfs::diskstats;
+
+use super::{Collector, Scope};
+
+impl Collector {
+    /// A disk limits nothing that its counters would show, so a process of the host always
+    /// sees the host's.
+    pub(super) fn diskstats(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let container = scope.container;
+        let levels = container.levels(&self.kernel, Controller::Blkio)?;
+        let Some(dir) = levels.dirs.first().filter(|_| !scope.is_host) else { return Ok(None) };
+        let records = self.history.of(container.identity(), container.birth);
+        // Held while the counters are read, so that they reach the record in their order.
+        let mut record = records.disk.lock();
+        let counted = record.update(&levels.version.io(dir)?.unwrap_or_default());
+        drop(record);
+        let host = self.kernel.proc.read("diskstats")?;
+        let disks = diskstats::parse(&host)
+            .into_iter()
+            .filter_map(|line| {
+                let (_, counts) = counted.iter().find(|(device, _)| *device == line.device)?;
+                (!self.kernel.sys.is_partition(line.device)).then_some((line, *counts))
+            })
+            .collect();
+        Ok(Some(Facts::Diskstats { disks }))
+    }
+}

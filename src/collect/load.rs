@@ -1,0 +1,255 @@
+//! What a container's tasks are doing: counted at its first reading and then, as long as
+//! somebody reads, every five seconds by a thread of its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::cgroup::dir::CgroupDir;
+use crate::container::{Container, Identity, Levels};
+use crate::error::{self, Result};
+use crate::facts::Tasks;
+use crate::history::load::{LoadAverage, STEP};
+use crate::kernel::{Controller, Kernel};
+use crate::procfs::process;
+use crate::units::Nsec;
+
+/// A pass that takes this long …
+const COST_SHARE: u64 = 200;
+/// … is followed by the next no earlier than that many times as long, so that sampling never
+/// takes more than half a percent of one core.
+const LEAST_PAUSE: Nsec = STEP;
+/// A container that nobody has asked about for so long is no longer sampled: twice as long as
+/// the slowest average remembers.
+const FORGET_AFTER: Nsec = Nsec(30 * 60 * Nsec::PER_SEC);
+/// How many containers are sampled; more get no averages beyond their first count.
+const MOST_WATCHED: usize = 8192;
+
+/// A container's load at the last pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// The averages.
+    pub load: LoadAverage,
+    /// The counts.
+    pub tasks: Tasks,
+    /// When somebody last asked.
+    asked: Nsec,
+}
+
+#[derive(Debug)]
+struct Watched {
+    container: Arc<Container>,
+    sample: Sample,
+}
+
+/// Counts the tasks of the containers that are read.
+#[derive(Debug)]
+pub struct Sampler {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    kernel: Arc<Kernel>,
+    state: Mutex<State>,
+    /// Rung when the sampler is dropped.
+    stop: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    watched: HashMap<Identity, Watched>,
+    /// Whether the thread runs: it ends when nobody reads any more.
+    running: bool,
+    stopped: bool,
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.shared.state.lock().stopped = true;
+        self.shared.stop.notify_all();
+    }
+}
+
+impl Sampler {
+    /// A sampler that watches nothing yet, and has no thread.
+    #[must_use]
+    pub fn new(kernel: Arc<Kernel>) -> Sampler {
+        let state = Mutex::new(State::default());
+        Sampler { shared: Arc::new(Shared { kernel, state, stop: Condvar::new() }) }
+    }
+
+    /// The container's load as of the last pass; the first time it is counted now, and from
+    /// then on watched.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Gone`] where the cgroup has been removed.
+    pub fn watch(&self, container: &Arc<Container>, now: Nsec) -> Result<Sample> {
+        let identity = container.identity();
+        if let Some(watched) = self.shared.state.lock().watched.get_mut(&identity) {
+            watched.sample.asked = now;
+            return Ok(watched.sample);
+        }
+        let tasks = count(&self.shared.kernel, container)?;
+        let load = LoadAverage::first(tasks.running + tasks.blocked, now);
+        let sample = Sample { load, tasks, asked: now };
+        let mut state = self.shared.state.lock();
+        if state.watched.len() < MOST_WATCHED {
+            let container = Arc::clone(container);
+            state.watched.entry(identity).or_insert(Watched { container, sample });
+        }
+        if !state.running {
+            state.running = true;
+            let shared = Arc::downgrade(&self.shared);
+            let thread = std::thread::Builder::new().name("load".into());
+            if let Err(error) = thread.spawn(move || run(&shared)) {
+                state.running = false;
+                error::report(&error::Error::io(
+                    "start the load sampler's thread",
+                    "/proc/self/task",
+                    error,
+                ));
+            }
+        }
+        Ok(sample)
+    }
+}
+
+/// The thread: passes and pauses until nobody reads any more.
+fn run(shared: &Weak<Shared>) {
+    let mut pause = LEAST_PAUSE;
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        let mut state = shared.state.lock();
+        let deadline = Duration::from_nanos(pause.0);
+        if !state.stopped {
+            shared.stop.wait_for(&mut state, deadline);
+        }
+        if state.stopped {
+            return;
+        }
+        let containers: Vec<Arc<Container>> =
+            state.watched.values().map(|watched| Arc::clone(&watched.container)).collect();
+        drop(state);
+        let began = boottime();
+        let counted: Vec<_> = containers
+            .iter()
+            .map(|container| (container.identity(), count(&shared.kernel, container)))
+            .collect();
+        let now = boottime();
+        pause = pause_after(now - began);
+        let mut state = shared.state.lock();
+        for (identity, tasks) in counted {
+            let Some(watched) = state.watched.get_mut(&identity) else { continue };
+            match tasks {
+                Ok(tasks) if now - watched.sample.asked < FORGET_AFTER => {
+                    watched.sample.load.advance(tasks.running + tasks.blocked, now);
+                    let last_pid = tasks.last_pid.max(watched.sample.tasks.last_pid);
+                    watched.sample.tasks = Tasks { last_pid, ..tasks };
+                }
+                _ => drop(state.watched.remove(&identity)),
+            }
+        }
+        if state.watched.is_empty() {
+            state.running = false;
+            return;
+        }
+    }
+}
+
+/// How long to wait after a pass that took `cost`.
+fn pause_after(cost: Nsec) -> Nsec {
+    Nsec(cost.0.saturating_mul(COST_SHARE)).max(LEAST_PAUSE)
+}
+
+/// CLOCK_BOOTTIME.
+#[must_use]
+pub fn boottime() -> Nsec {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Nsec::from_usec(seconds.saturating_mul(1_000_000))
+        + Nsec(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// The levels of a hierarchy in which the container has a cgroup of its own, which lists its
+/// tasks; none where it has one in no hierarchy.
+///
+/// # Errors
+/// [`crate::error::Error::Gone`] where the cgroup has been removed.
+pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Result<Option<Levels<'a>>> {
+    const ORDER: [Controller; 4] =
+        [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Cpuset];
+    for controller in ORDER {
+        let levels = container.levels(kernel, controller)?;
+        if !levels.dirs.is_empty() {
+            return Ok(Some(levels));
+        }
+    }
+    Ok(None)
+}
+
+/// Counts the threads of a container's whole subtree, at any depth.
+fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
+    let mut tasks = Tasks::default();
+    let Some(levels) = task_levels(kernel, container)? else { return Ok(tasks) };
+    let mut newest = 0;
+    let mut pending: Vec<CgroupDir> = vec![levels.dirs[0].open_below("")?];
+    while let Some(dir) = pending.pop() {
+        let listed = dir.read(levels.version.threads_file())?.unwrap_or_default();
+        for line in listed.split(|&byte| byte == b'\n') {
+            let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
+            let Some(tid) = tid else { continue };
+            let Ok(text) = kernel.proc.read(&format!("{tid}/stat")) else { continue };
+            let Some(stat) = process::parse_stat(&text) else { continue };
+            tasks.total += 1;
+            newest = newest.max(tid);
+            match stat.state {
+                b'R' => tasks.running += 1,
+                b'D' => tasks.blocked += 1,
+                _ => {}
+            }
+        }
+        for name in dir.children()? {
+            // A cgroup that goes away meanwhile has no tasks.
+            pending.extend(dir.open_below(&name).ok());
+        }
+    }
+    tasks.last_pid = inner_pid(kernel, container, newest).unwrap_or(0);
+    let freezer = container.levels(kernel, Controller::Freezer)?;
+    let frozen = match freezer.dirs.first() {
+        Some(dir) => freezer.version.is_frozen(dir)?,
+        None => false,
+    };
+    if frozen {
+        // v1 shows frozen tasks in state D; what can't run is no load.
+        tasks.running = 0;
+        tasks.blocked = 0;
+    }
+    Ok(tasks)
+}
+
+/// The number of a thread in the container's own pid namespace.
+fn inner_pid(kernel: &Kernel, container: &Container, tid: u32) -> Option<u32> {
+    let status = kernel.proc.read(&format!("{tid}/status")).ok()?;
+    let pids = process::parse_ns_pids(&status)?;
+    pids.get(container.pid_level).or_else(|| pids.last()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dear_pass_is_followed_by_a_long_pause() {
+        assert_eq!(pause_after(Nsec(1_000_000)), Nsec(5 * Nsec::PER_SEC));
+        assert_eq!(pause_after(Nsec(100_000_000)), Nsec(20 * Nsec::PER_SEC));
+    }
+
+    #[test]
+    fn boottime_goes_on() {
+        let first = boottime();
+        assert!(first > Nsec(0) && boottime() >= first);
+    }
+}

@@ -1,0 +1,324 @@
+//! The memory of a container: `meminfo` and `swaps`.
+
+use crate::cgroup::stats::{self, HugetlbLevel, SwapLimit, tighten};
+use crate::container::Container;
+use crate::error::Result;
+use crate::facts::{Facts, Memory};
+use crate::kernel::{Controller, Kernel};
+use crate::procfs::meminfo::Meminfo;
+use crate::units::{Bytes, Limit};
+
+use super::{Collector, Scope};
+
+impl Collector {
+    pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let host = self.kernel.proc.read("meminfo")?;
+        let memory = self.memory(scope, &host)?;
+        Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
+    }
+
+    pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let host = self.kernel.proc.read("meminfo")?;
+        let Some(memory) = self.memory(scope, &host)? else { return Ok(None) };
+        let total = memory.swap_total;
+        let used = total - memory.swap_free;
+        Ok(Some(Facts::Swaps { host: self.kernel.proc.read("swaps")?, total, used }))
+    }
+
+    /// The container's memory; none where the host's is the truth.
+    fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
+        let host = Meminfo::parse(host);
+        let levels = scope.container.levels(&self.kernel, Controller::Memory)?;
+        let Some(domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
+            return Ok(None);
+        };
+        if scope.is_host && !domain.is_limited() {
+            return Ok(None);
+        }
+        let huge_pages = huge_pages(&self.kernel, scope.container, &host)?;
+        let overcommit = Overcommit::read(&self.kernel);
+        Ok(Some(model(&host, &domain, &huge_pages, overcommit)))
+    }
+}
+
+/// The smallest memory a machine can have: ps dies of SIGFPE where MemTotal is 0.
+fn page() -> Bytes {
+    Bytes(rustix::param::page_size() as u64)
+}
+
+/// The one computation behind all lines.
+fn model(
+    host: &Meminfo,
+    domain: &stats::Memory,
+    huge_pages: &HugePages,
+    overcommit: Overcommit,
+) -> Memory {
+    let total = domain.limit.or_at_most(host.mem_total).max(page());
+    let own = total - domain.usage;
+    let reclaimable = domain.stat.reclaimable();
+    let rooms = domain.rooms.iter();
+    let free = rooms.clone().fold(own, |least, room| least.min(room.free));
+    let available = rooms
+        .fold(own + reclaimable, |least, room| least.min(room.free + room.reclaimable))
+        .min(total);
+    let (swap_total, swap_free, swap_used) = swap(host, domain.swap.as_ref(), total);
+    Memory {
+        total,
+        free,
+        available,
+        stat: domain.stat,
+        swap_total,
+        swap_free,
+        swap_used,
+        huge_pages_total: huge_pages.total,
+        huge_pages_free: huge_pages.free,
+        hugetlb: huge_pages.all_sizes,
+        commit_limit: overcommit.limit(total, huge_pages.all_sizes) + swap_total,
+        committed: domain.stat.anon + domain.stat.shmem + swap_used,
+    }
+}
+
+/// `SwapTotal`, `SwapFree` and swap in use.
+fn swap(host: &Meminfo, swap: Option<&stats::Swap>, mem_total: Bytes) -> (Bytes, Bytes, Bytes) {
+    let Some(swap) = swap else { return (Bytes(0), Bytes(0), Bytes(0)) };
+    let limited = match swap.limit {
+        SwapLimit::Swap(limit) => limit.or_at_most(host.swap_total),
+        SwapLimit::MemoryAndSwap(Limit::Max) => host.swap_total,
+        SwapLimit::MemoryAndSwap(Limit::At(limit)) => (limit - mem_total).min(host.swap_total),
+    };
+    let total = limited.max(swap.used);
+    let free = swap.rooms.iter().fold(total - swap.used, |least, room| least.min(*room));
+    (total, free, swap.used)
+}
+
+/// How much memory programs may promise themselves, `Documentation/mm/overcommit-accounting`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Overcommit {
+    /// `vm.overcommit_ratio`, percent.
+    ratio: u64,
+    /// `vm.overcommit_kbytes`; 0 where the ratio counts.
+    kbytes: Bytes,
+}
+
+impl Overcommit {
+    /// Reads both sysctls; one that is missing is the kernel's default.
+    fn read(kernel: &Kernel) -> Overcommit {
+        const DEFAULT_RATIO: u64 = 50;
+        let number = |name| {
+            let text = kernel.proc.read(name).ok()?;
+            crate::cgroup::format::parse_number(&text)
+        };
+        Overcommit {
+            ratio: number("sys/vm/overcommit_ratio").unwrap_or(DEFAULT_RATIO),
+            kbytes: Bytes::from_kib(number("sys/vm/overcommit_kbytes").unwrap_or(0)),
+        }
+    }
+
+    /// `vm_commit_limit()` without swap.
+    fn limit(self, total: Bytes, hugetlb: Bytes) -> Bytes {
+        if self.kbytes != Bytes(0) {
+            return self.kbytes.min(total);
+        }
+        let share = u128::from((total - hugetlb).0) * u128::from(self.ratio) / 100;
+        Bytes(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+}
+
+/// A container's huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct HugePages {
+    /// Of the default size.
+    total: u64,
+    /// Of the default size.
+    free: u64,
+    /// Bytes in huge pages of any size.
+    all_sizes: Bytes,
+}
+
+/// For each size: as many as the host has and the limits over the levels allow.
+fn huge_pages(kernel: &Kernel, container: &Container, host: &Meminfo) -> Result<HugePages> {
+    let mut found = HugePages::default();
+    let levels = container.levels(kernel, Controller::Hugetlb)?;
+    for (size, host_pages) in kernel.sys.huge_pages() {
+        let name = size_name(size);
+        let mut per_level = Vec::with_capacity(levels.dirs.len());
+        for dir in levels.dirs {
+            per_level.extend(levels.version.hugetlb(dir, &name)?);
+        }
+        let (total, free) = fold_huge_pages(&per_level, size, host_pages);
+        found.all_sizes = found.all_sizes + Bytes(total.saturating_mul(size.0));
+        if size == host.huge_page_size {
+            found.total = total;
+            found.free = free;
+        }
+    }
+    Ok(found)
+}
+
+/// Total and free pages of one size; `levels` nearest first.
+fn fold_huge_pages(levels: &[HugetlbLevel], size: Bytes, host_pages: u64) -> (u64, u64) {
+    let pages = |bytes: Bytes| bytes.0 / size.0.max(1);
+    let limit = tighten(levels.iter().map(|level| level.limit));
+    let total = limit.finite().map_or(host_pages, |limit| pages(limit).min(host_pages));
+    let used = levels.first().map_or(0, |level| pages(level.usage));
+    let rooms = levels.iter().filter_map(|level| Some(pages(level.limit.finite()? - level.usage)));
+    (total, rooms.fold(total.saturating_sub(used), u64::min))
+}
+
+/// The size as hugetlb's file names spell it, `mem_fmt()` of `mm/hugetlb_cgroup.c`.
+fn size_name(size: Bytes) -> String {
+    let units = [(30, "GB"), (20, "MB")];
+    match units.iter().find(|(shift, _)| size.0 >= 1 << shift) {
+        Some((shift, unit)) => format!("{}{unit}", size.0 >> shift),
+        None => format!("{}KB", size.kib()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::stats::{MemoryStat, Room, Swap};
+
+    const MIB: u64 = 1 << 20;
+
+    fn host() -> Meminfo {
+        Meminfo {
+            mem_total: Bytes(1000 * MIB),
+            swap_total: Bytes(512 * MIB),
+            huge_pages_total: 0,
+            huge_page_size: Bytes(2 * MIB),
+        }
+    }
+
+    fn domain(limit: Limit<Bytes>, usage: u64) -> stats::Memory {
+        stats::Memory {
+            limit,
+            usage: Bytes(usage * MIB),
+            stat: MemoryStat {
+                anon: Bytes(10 * MIB),
+                shmem: Bytes(5 * MIB),
+                active_file: Bytes(20 * MIB),
+                inactive_file: Bytes(4 * MIB),
+                slab_reclaimable: Bytes(MIB),
+                ..MemoryStat::default()
+            },
+            rooms: Vec::new(),
+            swap: None,
+        }
+    }
+
+    fn run(domain: &stats::Memory) -> Memory {
+        let overcommit = Overcommit { ratio: 50, kbytes: Bytes(0) };
+        model(&host(), domain, &HugePages::default(), overcommit)
+    }
+
+    #[test]
+    fn without_a_limit_the_machine_is_the_hosts_with_own_usage() {
+        let memory = run(&domain(Limit::Max, 100));
+        assert_eq!(memory.total, Bytes(1000 * MIB));
+        assert_eq!(memory.free, Bytes(900 * MIB));
+        assert_eq!(memory.available, Bytes(925 * MIB));
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(0), Bytes(0)));
+        assert_eq!(memory.commit_limit, Bytes(500 * MIB));
+        assert_eq!(memory.committed, Bytes(15 * MIB));
+    }
+
+    #[test]
+    fn the_tightest_room_over_the_levels_counts() {
+        let mut limited = domain(Limit::At(Bytes(400 * MIB)), 100);
+        limited.rooms = vec![
+            Room { free: Bytes(300 * MIB), reclaimable: Bytes(25 * MIB) },
+            Room { free: Bytes(7 * MIB), reclaimable: Bytes(50 * MIB) },
+        ];
+        let memory = run(&limited);
+        assert_eq!(memory.total, Bytes(400 * MIB));
+        assert_eq!(memory.free, Bytes(7 * MIB));
+        assert_eq!(memory.available, Bytes(57 * MIB));
+    }
+
+    #[test]
+    fn usage_beyond_the_limit_and_a_limit_of_nothing() {
+        let memory = run(&domain(Limit::At(Bytes(50 * MIB)), 60));
+        assert_eq!((memory.free, memory.available), (Bytes(0), Bytes(25 * MIB)));
+        let memory = run(&domain(Limit::At(Bytes(0)), 0));
+        assert_eq!((memory.total, memory.free), (page(), page()));
+        // Reclaimable memory beyond the limit makes no more available than there is.
+        let memory = run(&domain(Limit::At(Bytes(20 * MIB)), 19));
+        assert_eq!(memory.available, Bytes(20 * MIB));
+    }
+
+    #[test]
+    fn swap_by_itself() {
+        let mut limited = domain(Limit::At(Bytes(200 * MIB)), 100);
+        limited.swap = Some(Swap {
+            limit: SwapLimit::Swap(Limit::At(Bytes(100 * MIB))),
+            used: Bytes(30 * MIB),
+            rooms: vec![Bytes(70 * MIB), Bytes(8 * MIB)],
+        });
+        let memory = run(&limited);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(100 * MIB), Bytes(8 * MIB)));
+        assert_eq!(memory.committed, Bytes(45 * MIB));
+        assert_eq!(memory.commit_limit, Bytes(200 * MIB));
+        limited.swap =
+            Some(Swap { limit: SwapLimit::Swap(Limit::Max), used: Bytes(12 * MIB), rooms: vec![] });
+        let memory = run(&limited);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(512 * MIB), Bytes(500 * MIB)));
+        limited.swap = Some(Swap {
+            limit: SwapLimit::Swap(Limit::At(Bytes(0))),
+            used: Bytes(12 * MIB),
+            rooms: vec![Bytes(0)],
+        });
+        let memory = run(&limited);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(12 * MIB), Bytes(0)));
+    }
+
+    #[test]
+    fn swap_together_with_memory() {
+        let mut limited = domain(Limit::At(Bytes(300 * MIB)), 100);
+        let mut swap = Swap {
+            limit: SwapLimit::MemoryAndSwap(Limit::At(Bytes(500 * MIB))),
+            used: Bytes(10 * MIB),
+            rooms: vec![Bytes(390 * MIB)],
+        };
+        limited.swap = Some(swap.clone());
+        let memory = run(&limited);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(200 * MIB), Bytes(190 * MIB)));
+        swap.limit = SwapLimit::MemoryAndSwap(Limit::Max);
+        swap.rooms = vec![];
+        limited.swap = Some(swap.clone());
+        let memory = run(&limited);
+        assert_eq!((memory.swap_total, memory.swap_free), (Bytes(512 * MIB), Bytes(502 * MIB)));
+        swap.limit = SwapLimit::MemoryAndSwap(Limit::At(Bytes(2000 * MIB)));
+        limited.swap = Some(swap);
+        assert_eq!(run(&limited).swap_total, Bytes(512 * MIB));
+    }
+
+    #[test]
+    fn commit_limit_by_ratio_or_by_size() {
+        let ratio = Overcommit { ratio: 80, kbytes: Bytes(0) };
+        assert_eq!(ratio.limit(Bytes(1000), Bytes(100)), Bytes(720));
+        let fixed = Overcommit { ratio: 80, kbytes: Bytes(600) };
+        assert_eq!(fixed.limit(Bytes(1000), Bytes(100)), Bytes(600));
+        assert_eq!(fixed.limit(Bytes(500), Bytes(100)), Bytes(500));
+    }
+
+    #[test]
+    fn huge_pages_by_limit_and_usage() {
+        let size = Bytes(2 * MIB);
+        let level = |limit, usage: u64| HugetlbLevel { limit, usage: Bytes(usage * MIB) };
+        assert_eq!(fold_huge_pages(&[], size, 16), (16, 16));
+        assert_eq!(fold_huge_pages(&[level(Limit::Max, 4)], size, 16), (16, 14));
+        let limited = level(Limit::At(Bytes(8 * MIB)), 2);
+        assert_eq!(fold_huge_pages(&[limited], size, 16), (4, 3));
+        assert_eq!(fold_huge_pages(&[limited], size, 3), (3, 2));
+        let full = level(Limit::At(Bytes(10 * MIB)), 10);
+        assert_eq!(fold_huge_pages(&[limited, full], size, 16), (4, 0));
+    }
+
+    #[test]
+    fn size_names_are_the_kernels() {
+        assert_eq!(size_name(Bytes(2 * MIB)), "2MB");
+        assert_eq!(size_name(Bytes(1 << 30)), "1GB");
+        assert_eq!(size_name(Bytes(64 * 1024)), "64KB");
+    }
+}

@@ -1,0 +1,150 @@
+//! Gathers the facts behind a file for one reader. No formatting.
+//!
+//! For each resource the question is the same: is the reader in a container, or in a cgroup of
+//! the host that limits the resource? If neither, the host's file is the truth.
+
+mod cpu;
+mod disk;
+pub mod load;
+mod memory;
+
+use std::sync::Arc;
+
+use crate::container::{Container, Subject, Who, time};
+use crate::error::Result;
+use crate::facts::Facts;
+use crate::files::ProcFile;
+use crate::history::History;
+use crate::kernel::Kernel;
+use crate::procfs::{NsId, stat};
+use crate::units::Nsec;
+
+/// Everything that facts are gathered from.
+#[derive(Debug)]
+pub struct Collector {
+    /// The host.
+    pub kernel: Arc<Kernel>,
+    /// What earlier reads have shown.
+    pub history: History,
+    /// What the containers' tasks are doing.
+    pub sampler: load::Sampler,
+    /// The daemon's own time namespace; none before Linux 5.6.
+    pub own_time: Option<NsId>,
+}
+
+/// A reader's container, and whether a resource that it does not limit is the host's.
+struct Scope<'a> {
+    container: &'a Arc<Container>,
+    is_host: bool,
+}
+
+impl Collector {
+    /// A collector with no history.
+    #[must_use]
+    pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>) -> Collector {
+        let sampler = load::Sampler::new(Arc::clone(&kernel));
+        Collector { kernel, history: History::default(), sampler, own_time }
+    }
+
+    /// The facts behind `file` for `who` at CLOCK_BOOTTIME `now`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Gone`] where the reader's cgroup has been removed;
+    /// [`crate::error::Error::Io`] where the host's own file can't be read.
+    pub fn collect(&self, file: ProcFile, who: &Who, now: Nsec) -> Result<Facts> {
+        let (container, is_host) = match &who.subject {
+            Subject::Unknown => return self.verbatim(file),
+            Subject::Host(container) => (container, true),
+            Subject::Container(container) => (container, false),
+        };
+        let scope = Scope { container, is_host };
+        let facts = match file {
+            ProcFile::Meminfo => self.meminfo(&scope)?,
+            ProcFile::Swaps => self.swaps(&scope)?,
+            ProcFile::Cpuinfo => self.cpuinfo(&scope)?,
+            ProcFile::CpuOnline => self.cpu_online(&scope)?,
+            ProcFile::Stat => self.stat(&scope, who.reader, now)?,
+            ProcFile::Uptime => self.uptime(&scope, who.reader, now)?,
+            ProcFile::Loadavg => self.loadavg(&scope, now)?,
+            ProcFile::Diskstats => self.diskstats(&scope)?,
+        };
+        match facts {
+            Some(facts) => Ok(facts),
+            None => self.verbatim(file),
+        }
+    }
+
+    /// The host's own file.
+    fn verbatim(&self, file: ProcFile) -> Result<Facts> {
+        let proc = |name| self.kernel.proc.read(name);
+        let text = match file {
+            ProcFile::Cpuinfo => proc("cpuinfo"),
+            ProcFile::Diskstats => proc("diskstats"),
+            ProcFile::Loadavg => proc("loadavg"),
+            ProcFile::Meminfo => proc("meminfo"),
+            ProcFile::Stat => proc("stat"),
+            ProcFile::Swaps => proc("swaps"),
+            ProcFile::Uptime => proc("uptime"),
+            ProcFile::CpuOnline => self.kernel.sys.read("devices/system/cpu/online"),
+        };
+        text.map(Facts::Verbatim)
+    }
+
+    fn stat(&self, scope: &Scope<'_>, reader: Option<u32>, now: Nsec) -> Result<Option<Facts>> {
+        let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
+        let host = self.kernel.proc.read("stat")?;
+        let tasks = self.sampler.watch(scope.container, now)?.tasks;
+        let boot_time = match self.boottime_offset(scope, reader)? {
+            Some(offset) => stat::boot_time(&host).map(|host| earlier_by(host, offset)),
+            None => None,
+        };
+        Ok(Some(Facts::Stat { columns: stat::cpu_columns(&host), host, times, boot_time, tasks }))
+    }
+
+    fn uptime(&self, scope: &Scope<'_>, reader: Option<u32>, now: Nsec) -> Result<Option<Facts>> {
+        if scope.is_host {
+            return Ok(None);
+        }
+        let up = match self.boottime_offset(scope, reader)? {
+            Some(offset) => Nsec(u64::try_from(i128::from(now.0) + offset).unwrap_or(0)),
+            None => now - scope.container.birth,
+        };
+        let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
+        Ok(Some(Facts::Uptime { up, idle: Nsec::from_ticks(times.total.idle) }))
+    }
+
+    fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {
+        if scope.is_host || load::task_levels(&self.kernel, scope.container)?.is_none() {
+            return Ok(None);
+        }
+        let sample = self.sampler.watch(scope.container, now)?;
+        Ok(Some(Facts::Loadavg { averages: sample.load.hundredths(), tasks: sample.tasks }))
+    }
+
+    /// What the reader's time namespace adds to CLOCK_BOOTTIME; none for a reader of the
+    /// host, and where it has no time namespace of its own.
+    fn boottime_offset(&self, scope: &Scope<'_>, reader: Option<u32>) -> Result<Option<i128>> {
+        let Some(reader) = reader.filter(|_| !scope.is_host) else { return Ok(None) };
+        time::boottime_offset(&self.kernel.proc, self.own_time, reader)
+    }
+}
+
+/// A wall-clock second of the host as a reader sees it whose CLOCK_BOOTTIME has `offset`
+/// nanoseconds added: its machine booted that much earlier.
+fn earlier_by(second: u64, offset: i128) -> u64 {
+    let offset_seconds = offset.div_euclid(i128::from(Nsec::PER_SEC));
+    u64::try_from(i128::from(second) - offset_seconds).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_runs_for_less_long_booted_later() {
+        assert_eq!(earlier_by(1000, -400 * i128::from(Nsec::PER_SEC)), 1400);
+        assert_eq!(earlier_by(1000, 400 * i128::from(Nsec::PER_SEC)), 600);
+        assert_eq!(earlier_by(1000, -1), 1001);
+        assert_eq!(earlier_by(1, i128::from(u64::MAX)), 0);
+    }
+}

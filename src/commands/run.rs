@@ -1,0 +1,88 @@
+//! `lxcfs-rs run`: one container, Docker's way.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use lxcfs_rs::cgroup::apply::Limits;
+use lxcfs_rs::error::{Error, Result};
+use lxcfs_rs::fuse::session;
+use lxcfs_rs::runtime::{self, spec};
+use lxcfs_rs::units::{Bytes, Usec};
+use lxcfs_rs::vfs::Vfs;
+
+/// What its messages begin with.
+pub(super) const NAME: &str = "lxcfs-rs: run";
+
+/// The exit status for whatever is not the command's own doing.
+pub(super) use lxcfs_rs::runtime::init::STATUS_OF_RUNTIME as STATUS_OF_OURS;
+
+/// Where the host's own daemon serves, if it has one.
+const MOUNTPOINT: &str = "/var/lib/lxcfs";
+
+/// Run a command in a new container that sees its own /proc
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Memory limit: a number with an optional suffix b, k, m, g or t
+    #[arg(short, long, value_name = "SIZE", value_parser = spec::parse_memory)]
+    memory: Option<Bytes>,
+
+    /// How many CPUs' time it may use, such as 1.5
+    #[arg(long, value_name = "N", value_parser = spec::parse_cpus)]
+    cpus: Option<Usec>,
+
+    /// The CPUs it may run on, such as 0-2,4
+    #[arg(long, value_name = "LIST", value_parser = spec::parse_cpuset)]
+    cpuset_cpus: Option<String>,
+
+    /// Its root directory, used as it is [default: a throw-away copy of the host's root]
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+#[cfg(test)]
+impl Args {
+    /// The command and its arguments.
+    pub(super) fn command(&self) -> &[OsString] {
+        &self.command
+    }
+}
+
+/// Runs the container; the exit status is that of `docker run`.
+pub(crate) fn run(args: Args) -> ExitCode {
+    start_logging();
+    let limits =
+        Limits { memory: args.memory, cpu_quota: args.cpus, cpuset_cpus: args.cpuset_cpus };
+    let spec = spec::Spec { limits, rootfs: args.rootfs, command: args.command };
+    let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
+        Ok(ended) => (ended.status, ended.left),
+        Err(Error::NotExecuted { command, reason, status }) => {
+            (status, Some(Error::NotExecuted { command, reason, status }))
+        }
+        Err(error) => (STATUS_OF_OURS, Some(error)),
+    };
+    if let Some(error) = error {
+        eprintln!("{NAME}: {error}");
+    }
+    ExitCode::from(status)
+}
+
+/// Serves the files of one container, as its own daemon.
+fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
+    let options =
+        session::Options { mountpoint: mountpoint.to_owned(), workers: None, pidfile: None };
+    session::serve(&options, Vfs::of_machine, ready)
+}
+
+/// Log lines stand among the command's own output: only what a person must know.
+fn start_logging() {
+    let wanted = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(wanted)
+        .format(|out, record| writeln!(out, "{NAME}: {}", record.args()))
+        .init();
+}

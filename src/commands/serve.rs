@@ -1,0 +1,58 @@
+//! `lxcfs-rs serve`: the FUSE daemon, in the foreground.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lxcfs_rs::fuse::session::{Options, serve};
+use lxcfs_rs::vfs::Vfs;
+
+/// Mount the filesystem and serve it until SIGTERM, SIGINT or an unmount
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory to mount on; made if it is missing
+    #[arg(default_value = "/var/lib/lxcfs")]
+    mountpoint: PathBuf,
+
+    /// File to hold the daemon's pid while it runs
+    #[arg(short, long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+
+    /// Worker threads [default: one per CPU, at least 2, at most 4]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+
+    /// Log more; twice, every request. RUST_LOG overrides it
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Serves; every error is one line.
+pub(crate) fn run(args: Args) -> ExitCode {
+    start_logging(args.verbose);
+    let Args { mountpoint, pidfile, workers, .. } = args;
+    let options = Options { mountpoint, workers, pidfile };
+    match serve(&options, Vfs::of_machine, || ()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lxcfs-rs: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(verbose: u8) {
+    // fuser's debug level is a line for every request.
+    let filter = match verbose {
+        0 => "info,fuser=warn",
+        1 => "debug,fuser=info",
+        _ => "debug",
+    };
+    let mut logger =
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter));
+    // The journal has a clock of its own.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        logger.format_timestamp(None);
+    }
+    logger.init();
+}

@@ -1,0 +1,112 @@
+//! The init of a pid namespace, as the daemon numbers processes.
+
+use std::os::fd::OwnedFd;
+
+use rustix::process::Pid;
+
+use crate::error::{Error, Result};
+use crate::procfs::{Namespace, NsId, ProcRoot, process};
+use crate::sys::identity;
+
+/// A pid namespace and its init, both pinned: the namespace's number is not reused while its
+/// descriptor is held, and the init's pid is known to be its own while the pidfd says alive.
+#[derive(Debug)]
+pub struct Init {
+    /// The namespace.
+    pub namespace: NsId,
+    /// The init's thread group in the daemon's pid namespace.
+    pub pid: u32,
+    namespace_fd: OwnedFd,
+    pidfd: OwnedFd,
+}
+
+impl Init {
+    /// The init of the pid namespace that `process` is in.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where the process or the namespace's init has ended.
+    pub fn of(proc: &ProcRoot, process: u32) -> Result<Init> {
+        Init::of_namespace(proc, proc.open_file(&format!("{process}/ns/pid"))?)
+    }
+
+    /// The init of an open pid namespace.
+    fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd) -> Result<Init> {
+        let stat = rustix::fs::fstat(&namespace_fd)
+            .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))?;
+        let namespace = NsId(stat.st_ino);
+        let pid = match by_ioctl(&namespace_fd) {
+            Some(found) => found?,
+            None => by_scan(proc, namespace)?,
+        };
+        let pidfd = to_pid(pid)
+            .and_then(|pid| identity::process(pid).ok())
+            .ok_or_else(|| gone(namespace))?;
+        let init = Init { namespace, pid, namespace_fd, pidfd };
+        // The number may have passed to another process before the pidfd was opened; that one
+        // is not in the namespace, whose processes all end with its init.
+        if proc.namespace(pid, Namespace::Pid)? != namespace || !init.is_alive() {
+            return Err(gone(namespace));
+        }
+        Ok(init)
+    }
+
+    /// Whether it is still the running init of its namespace.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        identity::is_alive(&self.pidfd)
+    }
+
+    /// The init of the pid namespace around this one; none where that is the daemon's own.
+    ///
+    /// # Errors
+    /// As [`Init::of`].
+    pub fn parent(&self, proc: &ProcRoot, own: NsId) -> Result<Option<Init>> {
+        let Ok(parent) = identity::namespace_parent(&self.namespace_fd) else { return Ok(None) };
+        let stat = rustix::fs::fstat(&parent)
+            .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))?;
+        if NsId(stat.st_ino) == own {
+            return Ok(None);
+        }
+        Init::of_namespace(proc, parent).map(Some)
+    }
+}
+
+fn gone(namespace: NsId) -> Error {
+    Error::Gone { what: format!("the init of pid namespace {}", namespace.0) }
+}
+
+/// A pid as the system calls take it.
+pub(super) fn to_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+/// Asks the kernel; none where it is older than 6.11 and has no such question.
+pub fn by_ioctl(namespace: &OwnedFd) -> Option<Result<u32>> {
+    match identity::namespace_init(namespace) {
+        Ok(pid) => Some(Ok(pid)),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            Some(Err(Error::Gone { what: "the init of a pid namespace".to_owned() }))
+        }
+        Err(_) => None,
+    }
+}
+
+/// Looks for it among all processes: the one in the namespace whose `NSpid` there is 1. For
+/// kernels before 6.11; the cost is one pass over `/proc` for each new pid namespace.
+///
+/// # Errors
+/// [`Error::Gone`] where no process is the namespace's init.
+pub fn by_scan(proc: &ProcRoot, namespace: NsId) -> Result<u32> {
+    const INIT: u32 = 1;
+    proc.processes()?
+        .into_iter()
+        .find(|&pid| {
+            proc.namespace(pid, Namespace::Pid).is_ok_and(|found| found == namespace)
+                && proc
+                    .read(&format!("{pid}/status"))
+                    .ok()
+                    .and_then(|status| process::parse_ns_pids(&status))
+                    .is_some_and(|pids| pids.last() == Some(&INIT))
+        })
+        .ok_or_else(|| gone(namespace))
+}

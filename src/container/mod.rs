@@ -1,0 +1,145 @@
+//! Who is asking: from a thread id to the cgroups of the container that its reader sees.
+
+pub mod boundary;
+mod cache;
+pub mod init;
+pub mod time;
+
+pub use cache::Resolver;
+
+use std::sync::Arc;
+
+use crate::cgroup::dir::{CgroupDir, CgroupId};
+use crate::cgroup::layout::Version;
+use crate::error::{Error, Result};
+use crate::kernel::{Controller, Kernel};
+use crate::units::Nsec;
+
+/// The reader of a file and the machine that it is shown.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The reader's thread group as the daemon numbers it; none where it is not visible to
+    /// the daemon or has ended.
+    pub reader: Option<u32>,
+    /// What it is shown.
+    pub subject: Subject,
+}
+
+/// What a reader is shown.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// Nothing is known of the reader: the host's file.
+    Unknown,
+    /// A process of the host in this cgroup: the host's file for every resource that the
+    /// cgroup does not limit.
+    Host(Arc<Container>),
+    /// A container: its own machine, limited or not.
+    Container(Arc<Container>),
+}
+
+/// A hierarchy's cgroup that bounds a container: where it is, and which it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Root {
+    /// The path as the daemon's /proc/PID/cgroup spells it.
+    path: String,
+    /// Which cgroup was there when the path was found out.
+    id: CgroupId,
+}
+
+/// What tells one container from any other since the machine booted: its cgroups, by
+/// hierarchy; none where a hierarchy serves no controller or does not show the cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity(Box<[Option<CgroupId>]>);
+
+/// A set of cgroups, one in each hierarchy, that bound a container, held open.
+///
+/// It never comes to mean another container: the directories stay those of the cgroups found
+/// first, whatever becomes of their paths.
+#[derive(Debug)]
+pub struct Container {
+    /// By hierarchy.
+    roots: Vec<Option<Root>>,
+    /// By hierarchy: the cgroup and its ancestors without the hierarchy's root.
+    levels: Vec<Vec<CgroupDir>>,
+    /// CLOCK_BOOTTIME when the container began.
+    pub birth: Nsec,
+    /// How many pid namespaces below the daemon's its processes are numbered: the place in
+    /// `NSpid` of the number that the container itself knows.
+    pub pid_level: usize,
+}
+
+impl Container {
+    /// Opens the directories of `roots`.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where another cgroup is at one of the paths by now; [`Error::Io`] with
+    /// ENOENT where none is.
+    fn open(kernel: &Kernel, roots: Vec<Option<Root>>) -> Result<Container> {
+        let mut levels = Vec::with_capacity(roots.len());
+        for (hierarchy, root) in roots.iter().enumerate() {
+            let mut dirs = Vec::new();
+            if let Some(root) = root {
+                let top = &kernel.hierarchies[hierarchy].root;
+                let mut path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
+                while !path.is_empty() {
+                    dirs.push(top.open_below(path)?);
+                    path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                }
+                let found = dirs.first().unwrap_or(top).id()?;
+                if found != root.id {
+                    return Err(Error::Gone { what: format!("cgroup {}", root.path) });
+                }
+            }
+            levels.push(dirs);
+        }
+        Ok(Container { roots, levels, birth: Nsec(0), pid_level: 0 })
+    }
+
+    /// The container's cgroup and its ancestors, nearest first, in the hierarchy that has
+    /// `controller`; empty where that is the hierarchy's root, or the host lacks the controller.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where the cgroup was removed.
+    pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Result<Levels<'_>> {
+        let Some(hierarchy) = kernel.hierarchy_of(controller) else {
+            return Ok(Levels { version: Version::V2, dirs: &[] });
+        };
+        let dirs = &self.levels[hierarchy];
+        if let Some(dir) = dirs.first() {
+            dir.check_exists()?;
+        }
+        Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs })
+    }
+
+    /// Whether all of its cgroups still exist.
+    fn exists(&self) -> bool {
+        self.levels.iter().filter_map(|dirs| dirs.first()).all(CgroupDir::exists)
+    }
+
+    /// Which container it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        identity(&self.roots)
+    }
+
+    /// The path of its cgroup in the hierarchy that has `controller`.
+    #[must_use]
+    pub fn path(&self, kernel: &Kernel, controller: Controller) -> Option<&str> {
+        let root = self.roots[kernel.hierarchy_of(controller)?].as_ref()?;
+        Some(root.path.as_str())
+    }
+}
+
+/// The identity of the container that `roots` bound.
+fn identity(roots: &[Option<Root>]) -> Identity {
+    Identity(roots.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
+}
+
+/// A cgroup and its ancestors without the hierarchy's root, nearest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Levels<'a> {
+    /// The interface that the hierarchy speaks.
+    pub version: Version,
+    /// The directories.
+    pub dirs: &'a [CgroupDir],
+}

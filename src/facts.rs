@@ -1,0 +1,118 @@
+//! What a file is rendered from: plain data, handed from [`crate::collect`] to
+//! [`crate::render`].
+
+pub use crate::cgroup::stats::{IoCounts, MemoryStat};
+pub use crate::cpulist::CpuSet;
+pub use crate::history::cpu::{CpuTimes, Shown};
+pub use crate::procfs::diskstats::Line as DiskLine;
+pub use crate::procfs::meminfo::{Line as MeminfoLine, parse_line as parse_meminfo_line};
+use crate::units::{Bytes, Nsec};
+
+/// The facts behind one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// The host's file is the truth for this reader.
+    Verbatim(Vec<u8>),
+    /// `/proc/meminfo`.
+    Meminfo {
+        /// The host's file: its lines and their order.
+        host: Vec<u8>,
+        /// The container's memory.
+        memory: Memory,
+    },
+    /// `/proc/swaps`.
+    Swaps {
+        /// The host's file: its header.
+        host: Vec<u8>,
+        /// `SwapTotal` of the same container.
+        total: Bytes,
+        /// `SwapTotal` − `SwapFree`.
+        used: Bytes,
+    },
+    /// `/proc/cpuinfo`.
+    Cpuinfo {
+        /// The host's file.
+        host: Vec<u8>,
+        /// The container's CPUs.
+        present: CpuSet,
+    },
+    /// `/proc/stat`.
+    Stat {
+        /// The host's file: the lines that are the host's, and the order.
+        host: Vec<u8>,
+        /// How many numbers a `cpu` line has.
+        columns: usize,
+        /// The container's CPU times.
+        times: CpuTimes,
+        /// `btime`; none where the host's stands.
+        boot_time: Option<u64>,
+        /// The container's tasks.
+        tasks: Tasks,
+    },
+    /// `/proc/uptime`.
+    Uptime {
+        /// Since the container began.
+        up: Nsec,
+        /// Idle time, summed over CPUs.
+        idle: Nsec,
+    },
+    /// `/proc/loadavg`.
+    Loadavg {
+        /// The three averages, in hundredths.
+        averages: [u64; 3],
+        /// The container's tasks.
+        tasks: Tasks,
+    },
+    /// `/proc/diskstats`.
+    Diskstats {
+        /// The disks that the container used, in the host's order.
+        disks: Vec<(DiskLine, IoCounts)>,
+    },
+    /// `/sys/devices/system/cpu/online`.
+    CpuOnline {
+        /// The container's CPUs.
+        present: CpuSet,
+    },
+}
+
+/// A container's tasks at the load sampler's last pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// Running or runnable (state R).
+    pub running: u64,
+    /// In uninterruptible sleep (state D).
+    pub blocked: u64,
+    /// All threads.
+    pub total: u64,
+    /// The highest process id seen, as the container numbers them.
+    pub last_pid: u32,
+}
+
+/// A container's memory: one computation behind `meminfo` and `swaps`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// `MemTotal`: the tightest limit, at most the host's memory, at least one page.
+    pub total: Bytes,
+    /// `MemFree`: what may still be charged.
+    pub free: Bytes,
+    /// `MemAvailable`: that and what could be reclaimed.
+    pub available: Bytes,
+    /// What is used, by kind.
+    pub stat: MemoryStat,
+    /// `SwapTotal`; at least what is used.
+    pub swap_total: Bytes,
+    /// `SwapFree`.
+    pub swap_free: Bytes,
+    /// Swap in use.
+    pub swap_used: Bytes,
+    /// `HugePages_Total`, of the default size.
+    pub huge_pages_total: u64,
+    /// `HugePages_Free`, of the default size.
+    pub huge_pages_free: u64,
+    /// `Hugetlb`: huge pages of all sizes.
+    pub hugetlb: Bytes,
+    /// `CommitLimit`.
+    pub commit_limit: Bytes,
+    /// `Committed_AS`.
+    pub committed: Bytes,
+}

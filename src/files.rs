@@ -1,0 +1,100 @@
+//! The one table of served files. The filesystem's tree, what is rendered, what the runtime
+//! mounts where, and the container engines' flags all come from it.
+
+/// A served file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the variants are the kernel's file names")]
+pub enum ProcFile {
+    Cpuinfo,
+    Diskstats,
+    Loadavg,
+    Meminfo,
+    Stat,
+    Swaps,
+    Uptime,
+    CpuOnline,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The file.
+    pub file: ProcFile,
+    /// Its inode number; never changes, so that a descriptor means the same to every release.
+    pub ino: u64,
+    /// Its path below the mountpoint, and below `/` in a container.
+    pub path: &'static str,
+    /// Its permission bits, the kernel's own.
+    pub mode: u16,
+    /// Whether runc, and so Docker, lets it be mounted with `-v`: it has a list of what may be
+    /// mounted inside of /proc.
+    pub docker: bool,
+}
+
+/// All served files.
+pub const TABLE: &[Row] = &[
+    row(ProcFile::Cpuinfo, 16, "proc/cpuinfo"),
+    row(ProcFile::Diskstats, 17, "proc/diskstats"),
+    row(ProcFile::Loadavg, 18, "proc/loadavg"),
+    row(ProcFile::Meminfo, 19, "proc/meminfo"),
+    row(ProcFile::Stat, 20, "proc/stat"),
+    row(ProcFile::Swaps, 21, "proc/swaps"),
+    row(ProcFile::Uptime, 22, "proc/uptime"),
+    row(ProcFile::CpuOnline, 23, "sys/devices/system/cpu/online"),
+];
+
+const fn row(file: ProcFile, ino: u64, path: &'static str) -> Row {
+    Row { file, ino, path, mode: 0o444, docker: true }
+}
+
+/// A directory of the tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Directory {
+    /// Its inode number; never changes.
+    pub ino: u64,
+    /// Its path below the mountpoint; empty for the root.
+    pub path: &'static str,
+    /// Its permission bits, those of the kernel's directory of that path.
+    pub mode: u16,
+}
+
+/// All directories, each after its parent.
+pub const DIRECTORIES: &[Directory] = &[
+    Directory { ino: 1, path: "", mode: 0o755 },
+    Directory { ino: 2, path: "proc", mode: 0o555 },
+    Directory { ino: 3, path: "sys", mode: 0o555 },
+    Directory { ino: 4, path: "sys/devices", mode: 0o755 },
+    Directory { ino: 5, path: "sys/devices/system", mode: 0o755 },
+    Directory { ino: 6, path: "sys/devices/system/cpu", mode: 0o755 },
+];
+
+/// The row of a file.
+#[must_use]
+pub fn row_of(file: ProcFile) -> &'static Row {
+    // The table's order is that of the enum, which a test holds.
+    &TABLE[file as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn inode_numbers_and_paths_are_unique_and_in_known_directories() {
+        let inos: BTreeSet<u64> =
+            TABLE.iter().map(|row| row.ino).chain(DIRECTORIES.iter().map(|dir| dir.ino)).collect();
+        assert_eq!(inos.len(), TABLE.len() + DIRECTORIES.len());
+        for row in TABLE {
+            let parent = row.path.rsplit_once('/').unwrap().0;
+            assert!(DIRECTORIES.iter().any(|dir| dir.path == parent), "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn rows_are_found_by_their_file() {
+        for row in TABLE {
+            assert_eq!(row_of(row.file).ino, row.ino);
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The adapter between FUSE and [`Vfs`]: it translates, and decides nothing about the files.
+//!
+//! What the kernel is told here, and why:
+//!
+//! * Every open is direct I/O. One inode serves every container, so a page cache would hand
+//!   one container's bytes to another. sendfile and mmap fill that cache all the same; their
+//!   reads are known by the missing lock owner.
+//! * Nothing but FLUSH is ever answered ENOSYS. For most requests the kernel takes ENOSYS as
+//!   "never ask again" for the whole connection; for FLUSH that saves a round trip per close.
+//! * Names and attributes are the same for every reader and never change, so the kernel may
+//!   keep them. A name that only some readers have would need an entry lifetime of 0, as
+//!   directory entries are shared by all of them.
+//! * The kernel checks permissions (`default_permissions`); `Request::uid` is -1 for every
+//!   request once idmapped mounts are allowed, and must not be used.
+//! * Inode numbers are constants, their generation is 0 and lookups are not counted: whoever
+//!   takes over the connection understands every request that the kernel still holds.
+
+mod mountpoint;
+mod notify;
+mod pidfile;
+pub mod session;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, Once};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::vfs::{Attr, Kind, Vfs};
+
+/// How long the kernel may keep a name and its attributes.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// The longest write. There are none, but it also sizes the buffer that every reader of the
+/// connection must bring, this daemon's successors included.
+const MAX_WRITE: u32 = 64 << 10;
+
+/// Answers the kernel's requests from a [`Vfs`].
+#[derive(Debug)]
+pub struct Adapter {
+    vfs: Arc<Vfs>,
+    complaints: Complaints,
+}
+
+impl Adapter {
+    /// An adapter for `vfs`.
+    #[must_use]
+    pub fn new(vfs: Arc<Vfs>) -> Self {
+        Adapter { vfs, complaints: Complaints::default() }
+    }
+
+    /// Asks the Vfs; a failure is logged and becomes an errno.
+    fn ask<T>(
+        &self,
+        request: &'static str,
+        question: impl FnOnce(&Vfs) -> Result<T>,
+    ) -> Result<T, Errno> {
+        guarded(|| question(&self.vfs)).map_err(|error| {
+            self.complaints.log(request, &error);
+            Errno::from_i32(error.errno())
+        })
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // Answered with the nearest possible value; any is right for a filesystem without writes.
+        let _ = config.set_max_write(MAX_WRITE);
+        // Parallel lookups; and idmapped bind mounts (Linux 6.12), which pods with a user
+        // namespace of their own make of our files.
+        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ALLOW_IDMAP] {
+            if config.add_capabilities(wanted).is_err() {
+                log::debug!("this kernel does not offer {wanted:?}");
+            }
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.ask("lookup", |vfs| vfs.lookup(parent.0, name)) {
+            // An unknown name is a plain error: an entry of inode 0 would be remembered.
+            Err(errno) => reply.error(errno),
+            Ok(attr) => reply.entry(&LIFETIME, &file_attr(&attr), Generation(0)),
+        }
+    }
+
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.ask("getattr", |vfs| vfs.getattr(ino.0)) {
+            Err(errno) => reply.error(errno),
+            Ok(attr) => reply.attr(&LIFETIME, &file_attr(&attr)),
+        }
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.ask("open", |vfs| vfs.open(ino.0, flags.0)) {
+            Err(errno) => reply.error(errno),
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
+        }
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let owned = lock_owner.is_some();
+        let tid = request.pid();
+        match self.ask("read", |vfs| vfs.read(ino.0, fh.0, tid, offset, size, owned)) {
+            Err(errno) => reply.error(errno),
+            Ok(slice) => reply.data(&slice),
+        }
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        // The kernel drops this answer; close(2) has long returned.
+        let _ = self.ask("release", |vfs| {
+            vfs.release(fh.0);
+            Ok(())
+        });
+        reply.ok();
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let entries = match self.ask("readdir", |vfs| vfs.readdir(ino.0)) {
+            Err(errno) => return reply.error(errno),
+            Ok(entries) => entries,
+        };
+        // An entry's offset is where the next one is found.
+        for (next, entry) in (1..).zip(&entries) {
+            let seen = next <= offset;
+            if !seen && reply.add(INodeNo(entry.ino), next, file_type(entry.kind), entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 0, 0, 4096, 255, 4096);
+    }
+
+    /// Always readable and writable, as the kernel's /proc files are.
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.poll(
+            PollEvents::POLLIN
+                | PollEvents::POLLOUT
+                | PollEvents::POLLRDNORM
+                | PollEvents::POLLWRNORM,
+        );
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        // Only SEEK_DATA and SEEK_HOLE come here, which seq_lseek() refuses.
+        reply.error(Errno::EINVAL);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::EINVAL);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::EINVAL);
+    }
+
+    /// Truncating is writing; owner, mode and times are fixed. The kernel's /proc lets root
+    /// change them, for every process of the machine at once; nobody may do that to ours.
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(if size.is_some() { Errno::EACCES } else { Errno::EPERM });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::EACCES);
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: &[u8],
+        _: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    // In /proc a new name fails in its lookup, hence ENOENT; a removal with EPERM.
+
+    fn create(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: u32,
+        _: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        reply.error(Errno::ENOENT);
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::ENOENT);
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(Errno::ENOENT);
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(Errno::ENOENT);
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(Errno::ENOENT);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let target = self.ask("rename", |vfs| vfs.lookup(new_parent.0, new_name));
+        reply.error(target.err().unwrap_or(Errno::EPERM));
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EPERM);
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::Regular => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: attr.perm,
+        nlink: attr.nlink,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        // /proc says 1024; more saves stdio, which reads by it, a round trip or two.
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+thread_local! {
+    /// Whether this thread is inside [`guarded`].
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// What the panic hook heard of the last panic inside it, with its place in the source.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs `call`; a panic in it becomes [`Error::Panicked`], and the thread lives on.
+fn guarded<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    keep_panics();
+    GUARDED.set(true);
+    // The Vfs is used on after a panic. Its locks do not poison; a figure it remembers may be
+    // one step behind, which is better than no figures for every container.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(false);
+    outcome.unwrap_or_else(|_| {
+        let message = PANIC.take().unwrap_or_default();
+        Err(Error::Panicked { message })
+    })
+}
+
+/// Has panics inside [`guarded`] kept for their one log line instead of written to stderr
+/// every time; others go where they went before.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !GUARDED.get() {
+                return previous(info);
+            }
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            PANIC.set(Some(format!("{} ({place})", text.unwrap_or("no message"))));
+        }));
+    });
+}
+
+/// What has been logged already: a container must not be able to fill the log by reading.
+#[derive(Debug, Default)]
+struct Complaints {
+    seen: Mutex<HashSet<String>>,
+}
+
+impl Complaints {
+    /// Different messages that are logged at most; far more than a healthy daemon has in its life.
+    const MOST: usize = 512;
+
+    /// Logs a failed request, unless the same was logged before.
+    fn log(&self, request: &'static str, error: &Error) {
+        if !log::log_enabled!(error.level()) {
+            return;
+        }
+        let message = format!("{request}: {error}");
+        if let Some(line) = self.admit(message) {
+            log::log!(error.level(), "{line}");
+        }
+    }
+
+    /// The line to log: the message when it is new, once a last word when there were too many.
+    fn admit(&self, message: String) -> Option<String> {
+        let mut seen = self.seen.lock();
+        if seen.len() > Self::MOST || seen.contains(&message) {
+            return None;
+        }
+        if seen.len() == Self::MOST {
+            seen.insert(String::new());
+            return Some(format!("{} different errors logged; no more will be", Self::MOST));
+        }
+        seen.insert(message.clone());
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+
+    #[test]
+    fn a_panic_becomes_eio_and_the_thread_lives_on() {
+        let error = guarded::<()>(|| panic!("entry {} missing", 7)).unwrap_err();
+        assert_eq!(error.errno(), libc::EIO);
+        assert_eq!(error.level(), Level::Error);
+        let text = error.to_string();
+        assert!(text.contains("entry 7 missing (src/fuse/mod.rs:"), "{text}");
+        assert_eq!(guarded(|| Ok(5)).unwrap(), 5);
+        assert!(matches!(guarded::<()>(|| Err(Error::NotFound)), Err(Error::NotFound)));
+    }
+
+    #[test]
+    fn a_message_is_logged_once_and_the_number_is_bounded() {
+        let complaints = Complaints::default();
+        assert_eq!(complaints.admit("a".into()), Some("a".into()));
+        assert_eq!(complaints.admit("a".into()), None);
+        let logged = (0..10_000).filter_map(|n| complaints.admit(format!("m{n}"))).count();
+        assert_eq!(logged, Complaints::MOST);
+        assert!(complaints.seen.lock().len() <= Complaints::MOST + 1);
+    }
+
+    #[test]
+    fn attributes() {
+        let attr = Attr { ino: 9, kind: Kind::Regular, perm: 0o444, size: 4096, nlink: 1 };
+        let shown = file_attr(&attr);
+        assert_eq!((shown.ino, shown.size, shown.perm), (INodeNo(9), 4096, 0o444));
+        assert_eq!((shown.kind, shown.uid, shown.gid), (FileType::RegularFile, 0, 0));
+    }
+}

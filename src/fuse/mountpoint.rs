@@ -1,0 +1,337 @@
+//! Where the filesystem is mounted: finding a fit directory, mounting, unmounting.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::error::{Error, Result};
+use crate::sys::fuse::{Answer, ask_in_child};
+
+/// How long a FUSE daemon may take to answer a stat before it counts as live, but hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One line of /proc/self/mountinfo, proc(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mount {
+    /// `major:minor` of the superblock; every bind mount of it has the same.
+    device: String,
+    mount_point: PathBuf,
+    /// With its subtype: `fuse.lxcfs`.
+    filesystem: String,
+}
+
+impl Mount {
+    fn is_fuse(&self) -> bool {
+        self.filesystem == "fuse" || self.filesystem.starts_with("fuse.")
+    }
+}
+
+/// A directory that is fit to be mounted on, and reserved for that until this is dropped.
+///
+/// Directories that were made for it are removed again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: PathBuf,
+    created: Vec<PathBuf>,
+    /// Locked, so that of two starts at the same time one sees the other; none once mounted.
+    directory: Option<OwnedFd>,
+}
+
+impl Claim {
+    /// Reserves `path`: makes it where it is missing, takes dead FUSE mounts away from it, and
+    /// refuses it where a live daemon serves it or something else is in it.
+    pub(super) fn new(path: &Path) -> Result<Self> {
+        let mut claim = Claim { path: path.to_owned(), created: create(path)?, directory: None };
+        claim.path = remove_dead_mounts(path)?;
+        let directory = open_directory(&claim.path, OFlags::RDONLY)?;
+        lock(&directory, &claim.path)?;
+        // Another start may have come and gone between the first look and the lock.
+        refuse_live_mount(&claim.path)?;
+        refuse_full(&claim.path)?;
+        claim.directory = Some(directory);
+        Ok(claim)
+    }
+
+    /// The directory, absolute and without symbolic links.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        for directory in self.created.iter().rev() {
+            // Whoever has put something there meanwhile keeps the directory.
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Our filesystem on its mountpoint; unmounted when dropped.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    claim: Claim,
+    device: String,
+}
+
+impl Mounted {
+    /// Takes note of the filesystem that was just mounted on the claim.
+    pub(super) fn new(mut claim: Claim) -> Result<Self> {
+        claim.directory = None;
+        let (_, mount) = mount_of(claim.path())?;
+        Ok(Mounted { device: mount.device, claim })
+    }
+
+    /// The mountpoint.
+    pub(super) fn path(&self) -> &Path {
+        self.claim.path()
+    }
+
+    /// Whether our filesystem is what a reader finds at the mountpoint.
+    pub(super) fn is_in_place(&self) -> bool {
+        mount_of(self.path())
+            .is_ok_and(|(path, mount)| path == mount.mount_point && mount.device == self.device)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if !self.is_in_place() {
+            log::info!("{}: no longer mounted there, nothing to unmount", self.path().display());
+            return;
+        }
+        if let Err(error) = unmount(self.path()) {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// Unmounts what is on top at `path`; detaches it where files in it are still open.
+pub(super) fn unmount(path: &Path) -> Result<()> {
+    let plain = umount2(path, MntFlags::UMOUNT_NOFOLLOW);
+    let done = match plain {
+        Err(Errno::EBUSY) => umount2(path, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH),
+        _ => plain,
+    };
+    done.map_err(|error| Error::io("unmount", path, error))
+}
+
+/// Makes `path` and its missing parents; returns what it made, outermost first.
+fn create(path: &Path) -> Result<Vec<PathBuf>> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        // Not by stat(2): a hung filesystem that is mounted there would not answer.
+        .take_while(|part| {
+            rustix::fs::open(*part, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .is_err_and(|error| error == rustix::io::Errno::NOENT)
+        })
+        .collect();
+    let mut created = Vec::new();
+    for part in missing.into_iter().rev() {
+        match std::fs::DirBuilder::new().mode(0o755).create(part) {
+            Ok(()) => created.push(part.to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("create the mountpoint", part, error)),
+        }
+    }
+    Ok(created)
+}
+
+/// Unmounts every dead FUSE filesystem stacked on `path`; returns the path without symbolic links.
+fn remove_dead_mounts(path: &Path) -> Result<PathBuf> {
+    loop {
+        let (resolved, mount) = mount_of(path)?;
+        if !is_dead_fuse(&resolved, &mount)? {
+            return Ok(resolved);
+        }
+        log::warn!("{}: replacing a dead {} mount", resolved.display(), mount.filesystem);
+        umount2(&resolved, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
+            .map_err(|error| Error::io("unmount the dead filesystem on", &resolved, error))?;
+    }
+}
+
+fn refuse_live_mount(path: &Path) -> Result<()> {
+    let (resolved, mount) = mount_of(path)?;
+    is_dead_fuse(&resolved, &mount).map(|_| ())
+}
+
+/// Whether `mount` is a dead FUSE filesystem mounted on `path`; a live one is an error.
+fn is_dead_fuse(path: &Path, mount: &Mount) -> Result<bool> {
+    if !mount.is_fuse() || mount.mount_point != path {
+        return Ok(false);
+    }
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| Error::io("look at", path, error))?;
+    let answer =
+        ask_in_child(&name, PATIENCE).map_err(|error| Error::io("look at", path, error))?;
+    // The connection has ended: closed by its daemon's death, or aborted by an administrator.
+    if matches!(answer, Answer::Failed(libc::ENOTCONN | libc::ECONNABORTED)) {
+        return Ok(true);
+    }
+    let state =
+        if answer == Answer::None { "live daemon that does not answer" } else { "live daemon" };
+    Err(Error::Refused(format!(
+        "{}: in use by a {state} ({}); stop it first or choose another mountpoint",
+        path.display(),
+        mount.filesystem,
+    )))
+}
+
+fn lock(directory: &OwnedFd, path: &Path) -> Result<()> {
+    match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Refused(format!(
+            "{}: another daemon is just starting here; choose another mountpoint",
+            path.display()
+        ))),
+        // A filesystem without locks only loses the guard against two starts in one instant.
+        _ => Ok(()),
+    }
+}
+
+fn refuse_full(path: &Path) -> Result<()> {
+    let mut entries =
+        std::fs::read_dir(path).map_err(|error| Error::io("list the mountpoint", path, error))?;
+    let Some(entry) = entries.next() else { return Ok(()) };
+    let entry = entry.map_err(|error| Error::io("list the mountpoint", path, error))?;
+    Err(Error::Refused(format!(
+        "{}: the mountpoint is not empty ({}); empty it or choose another one",
+        path.display(),
+        entry.file_name().display(),
+    )))
+}
+
+fn open_directory(path: &Path, access: OFlags) -> Result<OwnedFd> {
+    let flags = access | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(directory) => Ok(directory),
+        Err(rustix::io::Errno::NOTDIR) => {
+            Err(Error::Refused(format!("{}: the mountpoint is not a directory", path.display())))
+        }
+        Err(error) => Err(Error::io("open the mountpoint", path, error)),
+    }
+}
+
+/// The path of the directory without symbolic links, and the mount that it lies in.
+///
+/// O_PATH sends no request to a filesystem, so a dead or hung one does no harm.
+fn mount_of(path: &Path) -> Result<(PathBuf, Mount)> {
+    let directory = File::from(open_directory(path, OFlags::PATH)?);
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let resolved = std::fs::read_link(&link).map_err(|error| Error::io("read", &link, error))?;
+    let fdinfo = format!("/proc/self/fdinfo/{}", directory.as_raw_fd());
+    let text = std::fs::read(&fdinfo).map_err(|error| Error::io("read", &fdinfo, error))?;
+    let id = mount_id(&text)
+        .ok_or_else(|| Error::malformed(&fdinfo, 0, &text, "a line \"mnt_id: NUMBER\""))?;
+    let mountinfo = "/proc/self/mountinfo";
+    let text = std::fs::read(mountinfo).map_err(|error| Error::io("read", mountinfo, error))?;
+    let mount = text.split(|&byte| byte == b'\n').find_map(|line| parse_mount(line, id));
+    let mount = mount.ok_or_else(|| Error::io("find the mount of", path, Errno::ENOENT))?;
+    Ok((resolved, mount))
+}
+
+/// The value of `mnt_id:` in the text of /proc/PID/fdinfo/FD (Linux 3.15), proc_pid_fdinfo(5).
+fn mount_id(fdinfo: &[u8]) -> Option<&str> {
+    let value =
+        fdinfo.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"mnt_id:"))?;
+    std::str::from_utf8(value).ok().map(str::trim)
+}
+
+/// The mount that a line of mountinfo describes, if its mount id is `id`.
+fn parse_mount(line: &[u8], id: &str) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    if fields.next()? != id.as_bytes() {
+        return None;
+    }
+    let device = fields.nth(1)?;
+    let mount_point = fields.nth(1)?;
+    let filesystem = fields.skip_while(|&field| field != b"-").nth(1)?;
+    Some(Mount {
+        device: String::from_utf8_lossy(device).into_owned(),
+        mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
+        filesystem: String::from_utf8_lossy(filesystem).into_owned(),
+    })
+}
+
+/// Undoes the `\040` that the kernel's mangle() makes of blanks, tabs, newlines and backslashes.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let octal = after
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_line() {
+        let line = b"52 28 0:45 / /mnt/a\\040b\\134c rw,nosuid,nodev,relatime shared:7 master:1 - fuse.lxcfs lxcfs rw,user_id=0";
+        let mount = parse_mount(line, "52").unwrap();
+        assert_eq!(mount.device, "0:45");
+        assert_eq!(mount.mount_point, Path::new("/mnt/a b\\c"));
+        assert_eq!(mount.filesystem, "fuse.lxcfs");
+        assert!(mount.is_fuse());
+        assert_eq!(parse_mount(line, "5"), None);
+        for end in 0..line.len() {
+            let _ = parse_mount(&line[..end], "52");
+        }
+    }
+
+    #[test]
+    fn a_broken_escape_stays() {
+        assert_eq!(unescape(b"a\\04"), b"a\\04");
+        assert_eq!(unescape(b"\\999\\011"), b"\\999\t");
+        assert_eq!(unescape(b"\\"), b"\\");
+    }
+
+    #[test]
+    fn fdinfo() {
+        assert_eq!(mount_id(b"pos:\t0\nflags:\t012\nmnt_id:\t29\nino:\t1\n"), Some("29"));
+        assert_eq!(mount_id(b"pos:\t0\n"), None);
+    }
+
+    #[test]
+    fn the_directory_of_this_test_has_a_mount() {
+        let (resolved, mount) = mount_of(&std::env::temp_dir()).unwrap();
+        assert!(resolved.starts_with(&mount.mount_point));
+    }
+
+    #[test]
+    fn what_was_made_is_removed() {
+        let base = std::env::temp_dir().join(format!("lxcfs-rs-claim-{}", std::process::id()));
+        let claim = Claim::new(&base.join("a/b")).unwrap();
+        assert!(claim.path().is_dir());
+        let second = Claim::new(&base.join("a/b")).unwrap_err().to_string();
+        assert!(second.contains("just starting"), "{second}");
+        drop(claim);
+        assert!(!base.exists());
+    }
+
+    #[test]
+    fn a_full_directory_and_a_file_are_refused() {
+        let base = std::env::temp_dir().join(format!("lxcfs-rs-full-{}", std::process::id()));
+        std::fs::create_dir(&base).unwrap();
+        std::fs::write(base.join("file"), "").unwrap();
+        let error = Claim::new(&base).unwrap_err().to_string();
+        assert!(error.contains("not empty (file)"), "{error}");
+        let error = Claim::new(&base.join("file")).unwrap_err().to_string();
+        assert!(error.contains("not a directory"), "{error}");
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+}

@@ -1,0 +1,134 @@
+//! A pid file that belongs to one running daemon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::error::{Error, Result};
+
+/// A pid file, locked with flock(2) until it is dropped, and then removed.
+///
+/// Who cannot get the lock leaves the file alone, so that the loser of two starts does not
+/// take away the winner's.
+#[derive(Debug)]
+pub(super) struct Pidfile {
+    path: PathBuf,
+    file: File,
+}
+
+impl Pidfile {
+    /// Takes the file, creating it where it is missing; its old text goes.
+    pub(super) fn lock(path: &Path) -> Result<Self> {
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path)
+                .map_err(|error| Error::io("open the pid file", path, error))?;
+            let found = file.metadata().map_err(|error| Error::io("stat", path, error))?;
+            if !found.is_file() {
+                let line = format!("{}: the pid file is not a regular file", path.display());
+                return Err(Error::Refused(line));
+            }
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(path)),
+                Err(error) => return Err(Error::io("lock", path, error)),
+            }
+            let pidfile = Pidfile { path: path.to_owned(), file };
+            // Its last owner may have removed it between our open and our lock; what we hold
+            // would then be a file without a name.
+            if pidfile.is_at_its_path() {
+                pidfile.file.set_len(0).map_err(|error| Error::io("truncate", path, error))?;
+                return Ok(pidfile);
+            }
+        }
+    }
+
+    /// Writes this process's pid.
+    pub(super) fn write(&mut self) -> Result<()> {
+        let pid = std::process::id();
+        let done = self.file.write_all(format!("{pid}\n").as_bytes());
+        done.map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    fn is_at_its_path(&self) -> bool {
+        let identity = |metadata: io::Result<std::fs::Metadata>| {
+            metadata.ok().map(|found| (found.dev(), found.ino()))
+        };
+        let here = identity(std::fs::symlink_metadata(&self.path));
+        // A symbolic link to the file is as good as the file; removing takes the link away.
+        let there = identity(std::fs::metadata(&self.path));
+        let ours = identity(self.file.metadata());
+        ours.is_some() && (here == ours || there == ours)
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        if self.is_at_its_path() {
+            // A file that cannot be removed holds a stale pid and no lock: the next start takes it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn held(path: &Path) -> Error {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let owner = match text.trim() {
+        "" => String::new(),
+        pid => format!(" (pid {pid})"),
+    };
+    Error::Refused(format!("{}: the pid file is held by another daemon{owner}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("lxcfs-rs-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn the_loser_leaves_it_alone() {
+        let path = path("pidfile");
+        let mut winner = Pidfile::lock(&path).unwrap();
+        winner.write().unwrap();
+        let error = Pidfile::lock(&path).unwrap_err().to_string();
+        assert!(error.contains("held by another daemon (pid "), "{error}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+        drop(winner);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_its_own_is_removed() {
+        let path = path("foreign");
+        let pidfile = Pidfile::lock(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another's").unwrap();
+        drop(pidfile);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_stale_one_is_taken_over() {
+        let path = path("stale");
+        std::fs::write(&path, "4194304999\n").unwrap();
+        let mut pidfile = Pidfile::lock(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        pidfile.write().unwrap();
+        drop(pidfile);
+        assert!(Pidfile::lock(Path::new("/dev/null")).is_err());
+    }
+}

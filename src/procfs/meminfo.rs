@@ -1,0 +1,87 @@
+//! `/proc/meminfo`: lines of `Label:   value kB`, `fs/proc/meminfo.c`.
+
+use crate::units::Bytes;
+
+/// One line: its label without the colon, and its number; the unit is kB where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// `MemTotal`, `HugePages_Free`, …
+    pub label: &'a str,
+    /// The number that follows.
+    pub value: u64,
+    /// Whether `kB` follows the number. The lines without it are counts of huge pages.
+    pub kib: bool,
+}
+
+/// Takes a line apart; none for any other form.
+#[must_use]
+pub fn parse_line(line: &str) -> Option<Line<'_>> {
+    let (label, rest) = line.split_once(':')?;
+    let mut words = rest.split_ascii_whitespace();
+    let value = words.next()?.parse().ok()?;
+    let kib = match words.next() {
+        None => false,
+        Some("kB") => true,
+        Some(_) => return None,
+    };
+    (words.next().is_none() && !label.is_empty()).then_some(Line { label, value, kib })
+}
+
+/// What the host's meminfo says of the machine; a missing line is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meminfo {
+    /// `MemTotal`.
+    pub mem_total: Bytes,
+    /// `SwapTotal`.
+    pub swap_total: Bytes,
+    /// `HugePages_Total`: pages of the default huge page size.
+    pub huge_pages_total: u64,
+    /// `Hugepagesize`: the default huge page size.
+    pub huge_page_size: Bytes,
+}
+
+impl Meminfo {
+    /// Picks the lines it needs; all others, and malformed ones, are passed over.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Meminfo {
+        let mut found = Meminfo::default();
+        for line in text.split(|&byte| byte == b'\n') {
+            let Some(line) = std::str::from_utf8(line).ok().and_then(parse_line) else { continue };
+            match line.label {
+                "MemTotal" => found.mem_total = Bytes::from_kib(line.value),
+                "SwapTotal" => found.swap_total = Bytes::from_kib(line.value),
+                "HugePages_Total" => found.huge_pages_total = line.value,
+                "Hugepagesize" => found.huge_page_size = Bytes::from_kib(line.value),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_with_and_without_a_unit() {
+        let line = parse_line("MemTotal:       24684092 kB").unwrap();
+        assert_eq!(line, Line { label: "MemTotal", value: 24_684_092, kib: true });
+        let line = parse_line("HugePages_Total:      16").unwrap();
+        assert_eq!(line, Line { label: "HugePages_Total", value: 16, kib: false });
+        for bad in ["", "MemTotal", "MemTotal:", "MemTotal: x kB", ": 1 kB", "A: 1 MB", "A: 1 kB x"]
+        {
+            assert_eq!(parse_line(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_machines_size() {
+        let text = b"MemTotal: 100 kB\njunk\n\xff\nSwapTotal: 7 kB\nHugePages_Total: 16\nHugepagesize: 2048 kB\n";
+        let found = Meminfo::parse(text);
+        assert_eq!(found.mem_total, Bytes(102_400));
+        assert_eq!(found.swap_total, Bytes(7168));
+        assert_eq!(found.huge_pages_total, 16);
+        assert_eq!(found.huge_page_size, Bytes(2 << 20));
+    }
+}

@@ -1,0 +1,162 @@
+//! The host's `/proc` and the few files of `/sys` beside it: one reader ([`ProcRoot`],
+//! [`sysfs::SysRoot`]), and one pure parser per kernel file.
+
+pub mod diskstats;
+pub mod meminfo;
+pub mod process;
+pub mod stat;
+pub mod sysfs;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::sys::file;
+
+/// A mounted procfs, or a captured one. The only code that opens `/proc`.
+#[derive(Debug)]
+pub struct ProcRoot {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// The identity of a namespace: the inode number behind `/proc/PID/ns/*`, `namespaces(7)`.
+///
+/// The kernel reuses these numbers: one is worth remembering only while a descriptor of the
+/// namespace is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NsId(pub u64);
+
+/// The namespaces that tell containers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Process ids.
+    Pid,
+    /// Cgroup roots; Linux 4.6.
+    Cgroup,
+    /// Mounts.
+    Mount,
+    /// Offsets of CLOCK_BOOTTIME and CLOCK_MONOTONIC; Linux 5.6.
+    Time,
+    /// The time namespace that children will be in.
+    TimeForChildren,
+}
+
+impl Namespace {
+    /// The name below `/proc/PID/ns`.
+    fn name(self) -> &'static str {
+        match self {
+            Namespace::Pid => "pid",
+            Namespace::Cgroup => "cgroup",
+            Namespace::Mount => "mnt",
+            Namespace::Time => "time",
+            Namespace::TimeForChildren => "time_for_children",
+        }
+    }
+}
+
+impl ProcRoot {
+    /// Opens the procfs mounted at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no such directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let dir = rustix::fs::open(
+            path,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|error| Error::io("open", path, error))?;
+        Ok(ProcRoot { dir, path: path.to_owned() })
+    }
+
+    /// The path of `name`, for messages.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads the file `name` (`meminfo`, `1/cgroup`) whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOENT and ESRCH where the process has ended.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_at(&self.dir, name).map_err(|error| Error::io("read", self.path(name), error))
+    }
+
+    /// Opens the file `name`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_file(&self, name: &str) -> Result<OwnedFd> {
+        file::open_at(&self.dir, name).map_err(|error| Error::io("open", self.path(name), error))
+    }
+
+    /// The namespace of one kind that `process` (a pid or `self`) is in.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has ended or the kernel has no such namespace;
+    /// [`Error::Malformed`] for a link of another form than `kind:[inode]`.
+    pub fn namespace(&self, process: impl std::fmt::Display, kind: Namespace) -> Result<NsId> {
+        let name = format!("{process}/ns/{}", kind.name());
+        let mut space = [0_u8; 64];
+        let length = rustix::fs::readlinkat_raw(&self.dir, name.as_str(), &mut space[..])
+            .map_err(|error| Error::io("read", self.path(&name), error))?;
+        let link = &space[..length];
+        parse_namespace_link(link)
+            .ok_or_else(|| Error::malformed(self.path(&name), 0, link, "kind:[inode]"))
+    }
+
+    /// The names of all processes, ascending.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        let listing = file::open_at(&self.dir, ".")
+            .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
+            .map_err(|error| Error::io("list", &self.path, error))?;
+        let mut pids: Vec<u32> = listing
+            .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok())
+            .collect();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+}
+
+impl AsFd for ProcRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// The inode number in a link like `pid:[4026531836]`.
+fn parse_namespace_link(link: &[u8]) -> Option<NsId> {
+    let link = std::str::from_utf8(link).ok()?;
+    let number = link.split_once(":[")?.1.strip_suffix(']')?;
+    number.parse().ok().map(NsId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespace_links() {
+        assert_eq!(parse_namespace_link(b"pid:[4026531836]"), Some(NsId(4_026_531_836)));
+        for bad in ["pid:[x]", "pid:[1", "pid", ""] {
+            assert_eq!(parse_namespace_link(bad.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn this_process_is_in_proc() {
+        let proc = ProcRoot::open(Path::new("/proc")).unwrap();
+        let pid = std::process::id();
+        assert!(proc.processes().unwrap().contains(&pid));
+        assert_eq!(
+            proc.namespace("self", Namespace::Pid).unwrap(),
+            proc.namespace(pid, Namespace::Pid).unwrap()
+        );
+        assert!(proc.read("self/nothing").unwrap_err().is_gone());
+    }
+}

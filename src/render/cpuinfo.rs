@@ -1,0 +1,132 @@
+//! `/proc/cpuinfo`: the blocks of the present CPUs, with their physical numbers.
+
+use std::collections::BTreeSet;
+
+use crate::facts::CpuSet;
+
+use super::lines;
+
+/// One CPU's lines.
+#[derive(Default)]
+struct Block<'a> {
+    processor: Option<u32>,
+    package: Option<&'a [u8]>,
+    core: Option<&'a [u8]>,
+    lines: Vec<&'a [u8]>,
+}
+
+pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
+    let mut blocks = blocks(host);
+    // A block without a number is not a CPU's: what other architectures print about the machine.
+    blocks.retain(|block| block.processor.is_none_or(|cpu| present.contains(cpu)));
+    let mut text = Vec::with_capacity(host.len());
+    for block in &blocks {
+        let in_package = |other: &&Block<'_>| other.package == block.package;
+        for line in &block.lines {
+            let count = match key(line) {
+                b"siblings" => blocks.iter().filter(in_package).count(),
+                b"cpu cores" => {
+                    let cores = blocks.iter().filter(in_package).map(|other| other.core);
+                    cores.collect::<BTreeSet<_>>().len()
+                }
+                _ => {
+                    text.extend_from_slice(line);
+                    text.push(b'\n');
+                    continue;
+                }
+            };
+            let value = value(line);
+            text.extend_from_slice(&line[..line.len() - value.len()]);
+            text.extend_from_slice(format!("{count}\n").as_bytes());
+        }
+    }
+    text
+}
+
+/// Takes the file apart at its empty lines, each of which ends a block.
+fn blocks(host: &[u8]) -> Vec<Block<'_>> {
+    let mut blocks = Vec::new();
+    let mut block = Block::default();
+    // The last line is empty, since every block ends with one: `lines` leaves that out no more
+    // than once.
+    for line in lines(host) {
+        block.lines.push(line);
+        match key(line) {
+            b"" => blocks.push(std::mem::take(&mut block)),
+            b"processor" => {
+                block.processor =
+                    std::str::from_utf8(value(line)).ok().and_then(|number| number.parse().ok());
+            }
+            b"physical id" => block.package = Some(value(line)),
+            b"core id" => block.core = Some(value(line)),
+            _ => {}
+        }
+    }
+    if !block.lines.is_empty() {
+        blocks.push(block);
+    }
+    blocks
+}
+
+/// What stands before a line's colon.
+fn key(line: &[u8]) -> &[u8] {
+    let end = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
+    line[..end].trim_ascii_end()
+}
+
+/// What stands behind a line's colon.
+fn value(line: &[u8]) -> &[u8] {
+    let start = line.iter().position(|&byte| byte == b':').map_or(line.len(), |colon| colon + 1);
+    line[start..].trim_ascii_start()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two packages of two cores of two threads each: CPUs 0-7, siblings n and n + 1.
+    fn host() -> String {
+        (0..8)
+            .map(|cpu| {
+                format!(
+                    "processor\t: {cpu}\nmodel name\t: A: B\nphysical id\t: {}\nsiblings\t: 4\n\
+                     core id\t\t: {}\ncpu cores\t: 2\npower management:\n\n",
+                    cpu / 4,
+                    cpu / 2 % 2
+                )
+            })
+            .collect()
+    }
+
+    fn shown(cpus: &str) -> String {
+        let present = CpuSet::parse(cpus.as_bytes()).unwrap();
+        String::from_utf8(render(host().as_bytes(), &present)).unwrap()
+    }
+
+    #[test]
+    fn all_present_is_the_hosts_file() {
+        assert_eq!(shown("0-7"), host());
+    }
+
+    #[test]
+    fn numbers_stay_and_counts_narrow() {
+        assert_eq!(
+            shown("1,2,6"),
+            "processor\t: 1\nmodel name\t: A: B\nphysical id\t: 0\nsiblings\t: 2\n\
+             core id\t\t: 0\ncpu cores\t: 2\npower management:\n\n\
+             processor\t: 2\nmodel name\t: A: B\nphysical id\t: 0\nsiblings\t: 2\n\
+             core id\t\t: 1\ncpu cores\t: 2\npower management:\n\n\
+             processor\t: 6\nmodel name\t: A: B\nphysical id\t: 1\nsiblings\t: 1\n\
+             core id\t\t: 1\ncpu cores\t: 1\npower management:\n\n"
+        );
+        // Two threads of one core.
+        assert!(shown("0-1").contains("siblings\t: 2\ncore id\t\t: 0\ncpu cores\t: 1\n"));
+    }
+
+    #[test]
+    fn lines_about_the_machine_stay() {
+        let host = b"processor\t: 0\n\nprocessor\t: 1\n\nHardware\t: X\n";
+        let present = [1].into_iter().collect();
+        assert_eq!(render(host, &present), b"processor\t: 1\n\nHardware\t: X\n");
+    }
+}

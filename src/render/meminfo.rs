@@ -1,0 +1,178 @@
+//! `/proc/meminfo`: the host's lines in the host's order, each with the container's value.
+
+use std::fmt::Write as _;
+
+use crate::facts::{Memory, parse_meminfo_line};
+use crate::units::Bytes;
+
+use super::lines;
+
+/// Where a line's value comes from.
+enum Source {
+    /// The host's own: a constant of the hardware.
+    Host,
+    /// An amount of the container's, printed in kB.
+    Amount(fn(&Memory) -> Bytes),
+    /// A number of huge pages of the container's.
+    Pages(fn(&Memory) -> u64),
+}
+
+use Source::{Amount, Host, Pages};
+
+/// Nothing of its kind is counted for a container.
+const NONE: Source = Amount(|_| Bytes(0));
+
+/// Every line that a known kernel prints, in its order. A line that is not here, which a
+/// future kernel may print, is shown as 0.
+const LINES: &[(&str, Source)] = &[
+    ("MemTotal", Amount(|memory| memory.total)),
+    ("MemFree", Amount(|memory| memory.free)),
+    ("MemAvailable", Amount(|memory| memory.available)),
+    ("Buffers", NONE),
+    ("Cached", Amount(|memory| memory.stat.file)),
+    ("SwapCached", Amount(|memory| memory.stat.swapcached)),
+    ("Active", Amount(|memory| memory.stat.active_anon + memory.stat.active_file)),
+    ("Inactive", Amount(|memory| memory.stat.inactive_anon + memory.stat.inactive_file)),
+    ("Active(anon)", Amount(|memory| memory.stat.active_anon)),
+    ("Inactive(anon)", Amount(|memory| memory.stat.inactive_anon)),
+    ("Active(file)", Amount(|memory| memory.stat.active_file)),
+    ("Inactive(file)", Amount(|memory| memory.stat.inactive_file)),
+    ("Unevictable", Amount(|memory| memory.stat.unevictable)),
+    ("Mlocked", NONE),
+    ("SwapTotal", Amount(|memory| memory.swap_total)),
+    ("SwapFree", Amount(|memory| memory.swap_free)),
+    ("Zswap", Amount(|memory| memory.stat.zswap)),
+    ("Zswapped", Amount(|memory| memory.stat.zswapped)),
+    ("Dirty", Amount(|memory| memory.stat.file_dirty)),
+    ("Writeback", Amount(|memory| memory.stat.file_writeback)),
+    ("AnonPages", Amount(|memory| memory.stat.anon)),
+    ("Mapped", Amount(|memory| memory.stat.file_mapped)),
+    ("Shmem", Amount(|memory| memory.stat.shmem)),
+    ("KReclaimable", Amount(|memory| memory.stat.slab_reclaimable)),
+    ("Slab", Amount(|memory| memory.stat.slab_reclaimable + memory.stat.slab_unreclaimable)),
+    ("SReclaimable", Amount(|memory| memory.stat.slab_reclaimable)),
+    ("SUnreclaim", Amount(|memory| memory.stat.slab_unreclaimable)),
+    ("KernelStack", Amount(|memory| memory.stat.kernel_stack)),
+    ("PageTables", Amount(|memory| memory.stat.pagetables)),
+    ("SecPageTables", Amount(|memory| memory.stat.sec_pagetables)),
+    ("NFS_Unstable", NONE),
+    ("Bounce", NONE),
+    ("WritebackTmp", NONE),
+    ("CommitLimit", Amount(|memory| memory.commit_limit)),
+    ("Committed_AS", Amount(|memory| memory.committed)),
+    ("VmallocTotal", Host),
+    ("VmallocUsed", Amount(|memory| memory.stat.vmalloc)),
+    ("VmallocChunk", NONE),
+    ("Percpu", Amount(|memory| memory.stat.percpu)),
+    ("HardwareCorrupted", Host),
+    ("AnonHugePages", Amount(|memory| memory.stat.anon_thp)),
+    ("ShmemHugePages", Amount(|memory| memory.stat.shmem_thp)),
+    ("ShmemPmdMapped", NONE),
+    ("FileHugePages", Amount(|memory| memory.stat.file_thp)),
+    ("FilePmdMapped", NONE),
+    ("CmaTotal", Host),
+    // Equal to CmaTotal: the contiguous area is the hardware's, and its use is the host's.
+    ("CmaFree", Host),
+    ("Unaccepted", NONE),
+    ("Balloon", NONE),
+    ("HugePages_Total", Pages(|memory| memory.huge_pages_total)),
+    ("HugePages_Free", Pages(|memory| memory.huge_pages_free)),
+    ("HugePages_Rsvd", NONE),
+    ("HugePages_Surp", NONE),
+    ("Hugepagesize", Host),
+    ("Hugetlb", Amount(|memory| memory.hugetlb)),
+    ("DirectMap4k", Host),
+    ("DirectMap4M", Host),
+    ("DirectMap2M", Host),
+    ("DirectMap64k", Host),
+    ("DirectMap1M", Host),
+    ("DirectMap2G", Host),
+    ("DirectMap1G", Host),
+];
+
+pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
+    let mut text = String::with_capacity(host.len());
+    let cma_total = host_value(host, "CmaTotal");
+    for line in lines(host) {
+        let Some(line) = std::str::from_utf8(line).ok().and_then(parse_meminfo_line) else {
+            continue;
+        };
+        let source = LINES.iter().find(|(label, _)| *label == line.label);
+        let value = match source.map_or(&NONE, |(_, source)| source) {
+            Host if line.label == "CmaFree" => cma_total,
+            Host => line.value,
+            Amount(amount) if line.kib => amount(memory).kib(),
+            // The kernel's two lines without a unit that nothing is counted for.
+            Amount(amount) => amount(memory).0,
+            Pages(pages) => pages(memory),
+        };
+        push_line(&mut text, line.label, value, line.kib);
+    }
+    text.into_bytes()
+}
+
+fn host_value(host: &[u8], label: &str) -> u64 {
+    lines(host)
+        .filter_map(|line| parse_meminfo_line(std::str::from_utf8(line).ok()?))
+        .find(|line| line.label == label)
+        .map_or(0, |line| line.value)
+}
+
+/// One line in the kernel's layout: the label in 16 columns and the number in 8, but for the
+/// counts of huge pages and HardwareCorrupted, whose number stands in the last 5 of those 24.
+fn push_line(text: &mut String, label: &str, value: u64, kib: bool) {
+    let narrow = label.starts_with("HugePages_") || label == "HardwareCorrupted";
+    let (label_width, value_width) = if narrow { (19, 5) } else { (16, 8) };
+    let unit = if kib { " kB" } else { "" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{:<label_width$}{value:>value_width$}{unit}", Colon(label));
+}
+
+/// A label with its colon, padded as one.
+struct Colon<'a>(&'a str);
+
+impl std::fmt::Display for Colon<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{}:", self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_layout() {
+        let host = "\
+MemTotal:       24684092 kB
+Active(anon):       1428 kB
+VmallocTotal:   34359738367 kB
+HardwareCorrupted:     4 kB
+HugePages_Total:      16
+HugePages_Free:    123456
+DirectMap4k:       30720 kB
+";
+        let mut text = String::new();
+        for line in host.lines() {
+            let line = parse_meminfo_line(line).unwrap();
+            push_line(&mut text, line.label, line.value, line.kib);
+        }
+        assert_eq!(text, host);
+    }
+
+    #[test]
+    fn hardware_stays_and_all_else_is_the_containers() {
+        let host = b"MemTotal:       100 kB\nVmallocTotal:   7 kB\nFuture:   5 kB\nCmaTotal:  64 kB\nCmaFree:   3 kB\nHugePages_Rsvd:    2\n";
+        let memory = Memory { total: Bytes(2048), ..Memory::default() };
+        let text = String::from_utf8(render(host, &memory)).unwrap();
+        assert_eq!(
+            text,
+            "MemTotal:              2 kB\n\
+             VmallocTotal:          7 kB\n\
+             Future:                0 kB\n\
+             CmaTotal:             64 kB\n\
+             CmaFree:              64 kB\n\
+             HugePages_Rsvd:        0\n"
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! From facts to the bytes of a file: one module for each. Pure, and it cannot fail.
+
+mod cpuinfo;
+mod diskstats;
+mod loadavg;
+mod meminfo;
+mod stat;
+mod swaps;
+mod uptime;
+
+use crate::facts::Facts;
+
+/// The file's text.
+#[must_use]
+pub fn render(facts: Facts) -> Vec<u8> {
+    match facts {
+        Facts::Verbatim(text) => text,
+        Facts::Meminfo { host, memory } => meminfo::render(&host, &memory),
+        Facts::Swaps { host, total, used } => swaps::render(&host, total, used),
+        Facts::Cpuinfo { host, present } => cpuinfo::render(&host, &present),
+        Facts::Stat { host, columns, times, boot_time, tasks } => {
+            stat::render(&host, columns, &times, boot_time, &tasks)
+        }
+        Facts::Uptime { up, idle } => uptime::render(up, idle),
+        Facts::Loadavg { averages, tasks } => loadavg::render(averages, &tasks),
+        Facts::Diskstats { disks } => diskstats::render(&disks),
+        Facts::CpuOnline { present } => format!("{present}\n").into_bytes(),
+    }
+}
+
+/// The lines of a kernel file, without their newlines.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.strip_suffix(b"\n").unwrap_or(text).split(|&byte| byte == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_line_without_a_newline_counts() {
+        assert_eq!(lines(b"a\nb\n").collect::<Vec<_>>(), [b"a", b"b"]);
+        assert_eq!(lines(b"a\n\nb").collect::<Vec<_>>(), [&b"a"[..], b"", b"b"]);
+    }
+
+    #[test]
+    fn the_online_file_is_a_cpulist() {
+        let present = [2, 3, 4].into_iter().collect();
+        assert_eq!(render(Facts::CpuOnline { present }), b"2-4\n");
+        assert_eq!(render(Facts::Verbatim(b"x".to_vec())), b"x");
+    }
+}

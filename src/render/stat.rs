@@ -1,0 +1,90 @@
+//! `/proc/stat`: the container's CPU lines, `btime` and task counts; all other lines are the
+//! host's.
+
+use std::fmt::Write as _;
+
+use crate::facts::{CpuTimes, Shown, Tasks};
+
+use super::lines;
+
+pub(super) fn render(
+    host: &[u8],
+    columns: usize,
+    times: &CpuTimes,
+    boot_time: Option<u64>,
+    tasks: &Tasks,
+) -> Vec<u8> {
+    let mut text = Vec::with_capacity(host.len());
+    push_cpus(&mut text, columns, times);
+    for line in lines(host) {
+        let key = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let value = match key {
+            _ if key.starts_with(b"cpu") => continue,
+            b"btime" => boot_time,
+            // Whoever reads is running.
+            b"procs_running" => Some(tasks.running.max(1)),
+            b"procs_blocked" => Some(tasks.blocked),
+            _ => None,
+        };
+        text.extend_from_slice(if value.is_some() { key } else { line });
+        if let Some(value) = value {
+            text.extend_from_slice(format!(" {value}").as_bytes());
+        }
+        text.push(b'\n');
+    }
+    text
+}
+
+/// The `cpu` line, with two blanks, and the `cpuN` lines.
+fn push_cpus(text: &mut Vec<u8>, columns: usize, times: &CpuTimes) {
+    let mut lines = String::from("cpu ");
+    push_columns(&mut lines, columns, &times.total);
+    for (number, shown) in &times.cpus {
+        // Writing to a String cannot fail.
+        let _ = write!(lines, "cpu{number}");
+        push_columns(&mut lines, columns, shown);
+    }
+    text.extend_from_slice(lines.as_bytes());
+}
+
+/// user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice: as many as the
+/// host prints.
+fn push_columns(lines: &mut String, columns: usize, shown: &Shown) {
+    let all = [shown.user, shown.nice, shown.system, shown.idle, 0, 0, 0, shown.steal, 0, 0];
+    for value in all.iter().take(columns) {
+        let _ = write!(lines, " {value}");
+    }
+    lines.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &[u8] = b"cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 0 0 0 0 0 0 0 0 0 0\nintr 5 0 1\nctxt 7\nbtime 1000\nprocesses 9\nprocs_running 44\nprocs_blocked 3\nsoftirq 1 2\n";
+
+    fn times() -> CpuTimes {
+        let shown = Shown { user: 10, nice: 20, system: 30, idle: 40, steal: 50 };
+        CpuTimes { total: shown, cpus: vec![(1, shown)] }
+    }
+
+    #[test]
+    fn own_cpus_and_tasks_and_the_hosts_other_lines() {
+        let tasks = Tasks { running: 2, blocked: 1, total: 9, last_pid: 9 };
+        let text = String::from_utf8(render(HOST, 10, &times(), Some(1400), &tasks)).unwrap();
+        assert_eq!(
+            text,
+            "cpu  10 20 30 40 0 0 0 50 0 0\ncpu1 10 20 30 40 0 0 0 50 0 0\nintr 5 0 1\nctxt 7\n\
+             btime 1400\nprocesses 9\nprocs_running 2\nprocs_blocked 1\nsoftirq 1 2\n"
+        );
+    }
+
+    #[test]
+    fn old_kernels_have_fewer_columns_and_a_reader_runs() {
+        let text = render(HOST, 8, &times(), None, &Tasks::default());
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("cpu  10 20 30 40 0 0 0 50\ncpu1 10"));
+        assert!(text.contains("\nbtime 1000\n"));
+        assert!(text.contains("\nprocs_running 1\nprocs_blocked 0\n"));
+    }
+}

@@ -1,0 +1,377 @@
+//! A container's first process: how it comes to be, and what its parent does meanwhile.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, execve, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp};
+use rustix::process::pidfd_send_signal;
+
+use super::die_with::{self, Parent};
+use super::procview::View;
+use super::report::{self, Report};
+use super::rootfs::{self, CgroupView};
+use super::spec::Spec;
+use super::{namespaces, state};
+use crate::cgroup::apply::Cgroups;
+use crate::error::{Error, InStep as _, Result};
+use crate::sys::process::{self, Child};
+
+/// `docker run`'s exit status for whatever is not the command's.
+pub const STATUS_OF_RUNTIME: u8 = 125;
+const STATUS_NOT_EXECUTABLE: u8 = 126;
+const STATUS_NOT_FOUND: u8 = 127;
+
+/// Added to the number of the signal that ended a command.
+const STATUS_OF_SIGNAL: i32 = 128;
+
+/// Where commands are looked for in a container, as Docker sets it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The signals that are passed on to the container's first process.
+const FORWARDED: &[Signal] = &[
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// After so many requests to end, the container is killed. A first process that installs no
+/// handler does not even notice SIGTERM and SIGINT; Docker gives up at the same count.
+const PATIENCE: u32 = 3;
+
+/// The signals that the runtime waits for. They stay blocked while it sets up and takes down,
+/// so that none of them ends it half-way.
+#[derive(Debug)]
+pub struct Signals {
+    set: SigSet,
+}
+
+impl Signals {
+    /// Blocks them.
+    ///
+    /// # Errors
+    /// What sigprocmask(2) answers.
+    pub fn block() -> Result<Signals> {
+        let mut set = SigSet::empty();
+        FORWARDED.iter().for_each(|&signal| set.add(signal));
+        set.add(Signal::SIGCHLD);
+        let mut blocked = set;
+        // So that the terminal can be given back by a process in its background.
+        blocked.add(Signal::SIGTTOU);
+        process::notice_children()
+            .and_then(|()| blocked.thread_block().map_err(io::Error::from))
+            .map_err(|error| Error::io("block signals of", "/proc/self", error))?;
+        Ok(Signals { set })
+    }
+}
+
+/// The terminal that this process has the foreground of.
+#[derive(Clone, Copy, Debug)]
+struct Terminal {
+    /// 0, 1 or 2.
+    stream: u8,
+    foreground: Pid,
+}
+
+impl Terminal {
+    fn find() -> Option<Terminal> {
+        let foreground = getpgrp();
+        (0..3)
+            .map(|stream| Terminal { stream, foreground })
+            .find(|terminal| terminal.is_foreground(foreground))
+    }
+
+    fn is_foreground(self, group: Pid) -> bool {
+        let found = match self.stream {
+            0 => tcgetpgrp(io::stdin()),
+            1 => tcgetpgrp(io::stdout()),
+            _ => tcgetpgrp(io::stderr()),
+        };
+        found == Ok(group)
+    }
+
+    /// Makes `group` the one that reads from it and that ^C is for.
+    fn give_to(self, group: Pid) -> nix::Result<()> {
+        match self.stream {
+            0 => tcsetpgrp(io::stdin(), group),
+            1 => tcsetpgrp(io::stdout(), group),
+            _ => tcsetpgrp(io::stderr(), group),
+        }
+    }
+}
+
+/// A container's first process, running its command.
+#[derive(Debug)]
+pub struct Init {
+    child: Child,
+    terminal: Option<Terminal>,
+}
+
+/// What the first process needs to become one.
+struct Birth<'a> {
+    spec: &'a Spec,
+    id: &'a str,
+    cgroups: &'a Cgroups,
+    view: &'a View,
+    parent: &'a Parent,
+    terminal: Option<Terminal>,
+}
+
+impl Init {
+    /// Starts a container's first process and waits until it has become the command.
+    ///
+    /// # Errors
+    /// [`Error::NotExecuted`] where the command could not be executed, and the step that
+    /// failed otherwise. No process is left.
+    pub fn start(spec: &Spec, id: &str, cgroups: &Cgroups, view: &View) -> Result<Init> {
+        let (reports, reporter) = report::channel()?;
+        let parent = die_with::this_process()?;
+        let terminal = Terminal::find();
+        namespaces::start_clocks_at_zero().in_step("time namespace")?;
+        let birth = Birth { spec, id, cgroups, view, parent: &parent, terminal };
+        let child = process::clone_into(namespaces::BORN_INTO, cgroups.unified(), move || {
+            let Err(error) = birth.become_command();
+            let status = if let Error::NotExecuted { status, .. } = error {
+                status
+            } else {
+                STATUS_OF_RUNTIME
+            };
+            report::write(&reporter, &Report::Failed { status, text: error.to_string() });
+            status
+        })
+        .map_err(|error| Error::io("clone3", "the container's first process", error))?;
+
+        let init = Init { child, terminal };
+        match report::read(&reports) {
+            Ok(Report::Ready | Report::Ended) => Ok(init),
+            Ok(Report::Failed { status, text }) => {
+                init.reap()?;
+                Err(if status == STATUS_OF_RUNTIME {
+                    Error::Refused(text)
+                } else {
+                    let command = spec.command.first().map(|name| name.display().to_string());
+                    let command = command.unwrap_or_default();
+                    let reason = text.strip_prefix(&format!("{command}: "));
+                    let reason = reason.unwrap_or(&text).to_owned();
+                    Error::NotExecuted { command, reason, status }
+                })
+            }
+            Err(error) => {
+                let _ = pidfd_send_signal(&init.child.pidfd, rustix::process::Signal::KILL);
+                init.reap()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Passes signals on to the command until it ends; returns the exit status that tells how.
+    ///
+    /// # Errors
+    /// What waitpid(2) answers.
+    pub fn wait(self, signals: &Signals) -> Result<u8> {
+        let mut requests = 0;
+        loop {
+            let signal =
+                signals.set.wait().map_err(|errno| Error::io("wait for", "signals", errno))?;
+            if signal == Signal::SIGCHLD {
+                match waitpid(self.child.pid, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) => {}
+                    Ok(status) => return Ok(self.ended(status)),
+                    Err(errno) => return Err(Error::io("wait for", "the command", errno)),
+                }
+                continue;
+            }
+            if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+                requests += 1;
+            }
+            let signal = if requests < PATIENCE { signal } else { Signal::SIGKILL };
+            // It is not reaped yet, so its number is still its own.
+            let _ = nix::sys::signal::kill(self.child.pid, signal);
+        }
+    }
+
+    /// Waits for a first process that is about to end.
+    fn reap(self) -> Result<()> {
+        let status = waitpid(self.child.pid, None)
+            .map_err(|errno| Error::io("wait for", "the first process", errno))?;
+        self.ended(status);
+        Ok(())
+    }
+
+    /// Takes the terminal back.
+    fn ended(self, status: WaitStatus) -> u8 {
+        if let Some(terminal) = self.terminal {
+            // It may be another's by now, or hung up; neither is for us to complain about.
+            let _ = terminal.give_to(terminal.foreground);
+        }
+        exit_status(status)
+    }
+}
+
+/// A wait status as a shell reports it.
+fn exit_status(status: WaitStatus) -> u8 {
+    let status = match status {
+        WaitStatus::Exited(_, status) => status,
+        WaitStatus::Signaled(_, signal, _) => STATUS_OF_SIGNAL + signal as i32,
+        // Of these waitpid(2) tells only whom it was asked for.
+        WaitStatus::Stopped(..)
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive => return STATUS_OF_RUNTIME,
+    };
+    u8::try_from(status).unwrap_or(STATUS_OF_RUNTIME)
+}
+
+impl Birth<'_> {
+    /// The steps from a new process to the container's command.
+    fn become_command(&self) -> Result<Infallible> {
+        self.parent.watch()?;
+        umask(Mode::empty());
+        self.cgroups.join().in_step("cgroups")?;
+        namespaces::enter_cgroup().in_step("cgroup namespace")?;
+        sethostname(state::short(self.id))
+            .map_err(|errno| Error::io("sethostname", "uts namespace", errno))?;
+        namespaces::stop_propagation().in_step("mount namespace")?;
+
+        let files = self.view.open().in_step("/proc view")?;
+        let cgroup_view = CgroupView::open(self.cgroups).in_step("/sys/fs/cgroup")?;
+        let root = match &self.spec.rootfs {
+            Some(dir) => rootfs::mount_directory(dir),
+            None => rootfs::mount_copy_of_host(),
+        };
+        root.and_then(rootfs::Root::enter).in_step("root filesystem")?;
+        rootfs::mount_kernel_filesystems().in_step("root filesystem")?;
+        cgroup_view.attach().in_step("/sys/fs/cgroup")?;
+        files.apply().in_step("/proc view")?;
+
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        self.take_terminal()?;
+        process::reset_signals()
+            .and_then(|()| process::close_all_on_exec())
+            .map_err(|error| Error::io("prepare", "the command's process", error))?;
+        execute(&self.spec.command, &self.environment())
+    }
+
+    /// Makes the command a process group of its own, which has the terminal's foreground if
+    /// the runtime had it: so ^C reaches the command once, not a second time through us.
+    fn take_terminal(&self) -> Result<()> {
+        let failed = |errno: Errno| Error::io("take", "the terminal", errno);
+        setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed)?;
+        match self.terminal {
+            Some(terminal) => terminal.give_to(getpid()).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    fn environment(&self) -> Vec<CString> {
+        let mut environment = vec![
+            format!("PATH={PATH}"),
+            format!("HOSTNAME={}", state::short(self.id)),
+            "HOME=/root".to_owned(),
+        ];
+        if self.terminal.is_some() {
+            let term = env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
+            environment.push(format!("TERM={term}"));
+        }
+        environment.into_iter().filter_map(|variable| CString::new(variable).ok()).collect()
+    }
+}
+
+/// Becomes the command; returns only with the reason why not.
+fn execute(command: &[OsString], environment: &[CString]) -> Result<Infallible> {
+    let name = command.first().map(OsString::as_os_str).unwrap_or_default();
+    let not_executed = |status: u8, reason: &str| Error::NotExecuted {
+        command: name.display().to_string(),
+        reason: reason.to_owned(),
+        status,
+    };
+    let arguments: Vec<CString> = command
+        .iter()
+        .map(|argument| CString::new(argument.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| not_executed(STATUS_NOT_FOUND, "a NUL byte in the command"))?;
+
+    let is_path = name.as_bytes().contains(&b'/');
+    let mut refusal = None;
+    for candidate in candidates(name) {
+        let Ok(path) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
+        let Err(errno) = execve(&path, &arguments, environment);
+        let found = fs::metadata(&candidate);
+        let is_dir = found.as_ref().is_ok_and(fs::Metadata::is_dir);
+        if found.is_err() && matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
+            continue;
+        }
+        if errno == Errno::ENOENT {
+            return Err(not_executed(STATUS_NOT_FOUND, "its interpreter is not there"));
+        }
+        if is_dir && is_path {
+            return Err(not_executed(STATUS_NOT_EXECUTABLE, "is a directory"));
+        }
+        // A directory of a command's name is no command, unless it was asked for by path.
+        if !is_dir {
+            refusal = refusal.or(Some(errno));
+        }
+    }
+    Err(match refusal {
+        Some(errno) => not_executed(STATUS_NOT_EXECUTABLE, errno.desc()),
+        None if is_path => not_executed(STATUS_NOT_FOUND, "no such file in the container"),
+        None => not_executed(STATUS_NOT_FOUND, "no such command in the container's PATH"),
+    })
+}
+
+/// The files that a command's name may mean, in order.
+fn candidates(name: &OsStr) -> Vec<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return vec![PathBuf::from(name)];
+    }
+    PATH.split(':').map(|dir| Path::new(dir).join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_as_a_shell_reports_them() {
+        let pid = Pid::from_raw(1);
+        assert_eq!(exit_status(WaitStatus::Exited(pid, 0)), 0);
+        assert_eq!(exit_status(WaitStatus::Exited(pid, 255)), 255);
+        assert_eq!(exit_status(WaitStatus::Signaled(pid, Signal::SIGKILL, false)), 137);
+        assert_eq!(exit_status(WaitStatus::Signaled(pid, Signal::SIGSEGV, true)), 139);
+    }
+
+    #[test]
+    fn names_are_looked_for_and_paths_are_not() {
+        assert_eq!(candidates(OsStr::new("./x")), [PathBuf::from("./x")]);
+        let found = candidates(OsStr::new("sh"));
+        assert_eq!(found.len(), 6);
+        assert!(found.contains(&PathBuf::from("/bin/sh")));
+    }
+
+    #[test]
+    fn what_cannot_be_executed() {
+        let status = |name: &str| match execute(&[name.into()], &[]) {
+            Err(Error::NotExecuted { status, reason, .. }) => (status, reason),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(status("/no/such").0, 127);
+        assert_eq!(status("no-such-command").0, 127);
+        assert_eq!(status("").0, 127);
+        assert_eq!(status("/etc"), (126, "is a directory".to_owned()));
+        assert_eq!(status("/etc/passwd").0, 126);
+        assert_eq!(status("/etc/passwd/x").0, 127);
+    }
+}

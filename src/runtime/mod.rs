@@ -1,0 +1,148 @@
+//! The mini-runtime: one container from its specification to its exit status.
+//!
+//! [`run`] is the sequence. Every step is a function of the module that it belongs to; what a
+//! step makes is undone by the function that called it, in the opposite order, and a failure
+//! to undo is reported beside what went wrong before.
+//!
+//! ```text
+//! lxcfs-rs run ── fork ──> its own daemon, only where none serves the host:
+//!      │                   own mount namespace, host's pid namespace
+//!      └── clone3 ───────> first process: pid, mount, uts, ipc, time namespaces; on cgroup2
+//!                          born into its cgroup; joins the v1 cgroups; cgroup namespace;
+//!                          root, /proc, our files; exec
+//! ```
+//! Both children die with the runtime.
+
+pub mod die_with;
+pub mod init;
+pub mod mountinfo;
+pub mod namespaces;
+pub mod procview;
+pub mod report;
+pub mod rootfs;
+pub mod spec;
+pub mod state;
+
+use std::fs;
+use std::path::Path;
+
+use crate::cgroup::apply::Cgroups;
+use crate::cgroup::layout::Layout;
+use crate::error::{Error, InStep as _, Result};
+use init::{Init, Signals};
+use procview::{Serve, View};
+use spec::Spec;
+
+/// How a container ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit status of its command; 128 + n where signal n ended it.
+    pub status: u8,
+    /// What could not be removed afterwards.
+    pub left: Option<Error>,
+}
+
+/// Runs a container from its start to its end. Its files come from the daemon that serves at
+/// `mountpoint`, or from one of its own that runs `serve`.
+///
+/// # Errors
+/// The first step that failed; everything before it is undone. [`Error::NotExecuted`] where
+/// everything succeeded but the command's execution.
+pub fn run(spec: &Spec, mountpoint: &Path, serve: Serve<'_>) -> Result<Ended> {
+    let (spec, layout) = check(spec)?;
+    let signals = Signals::block()?;
+    let view = View::find_or_start(mountpoint, serve).in_step("/proc view")?;
+    let ended = run_with_view(&spec, &layout, &view, &signals);
+    settle(ended, view.end().in_step("end of the container's own lxcfs-rs"))
+}
+
+fn run_with_view(spec: &Spec, layout: &Layout, view: &View, signals: &Signals) -> Result<Ended> {
+    let id = state::new_id()?;
+    let cgroups = Cgroups::create(layout, &id, &spec.limits).in_step("cgroups")?;
+    let ended = run_in_cgroups(spec, &id, &cgroups, view, signals);
+    settle(ended, cgroups.remove().in_step("removal of the cgroups"))
+}
+
+fn run_in_cgroups(
+    spec: &Spec,
+    id: &str,
+    cgroups: &Cgroups,
+    view: &View,
+    signals: &Signals,
+) -> Result<Ended> {
+    view.wait().in_step("the container's own lxcfs-rs")?;
+    let init = Init::start(spec, id, cgroups, view)?;
+    // With its first process every other process of a pid namespace is gone.
+    let status = init.wait(signals)?;
+    Ok(Ended { status, left: None })
+}
+
+/// Joins the result of what was done with the result of undoing it.
+fn settle(done: Result<Ended>, undone: Result<()>) -> Result<Ended> {
+    let Err(undoing) = undone else { return done };
+    match done {
+        Ok(Ended { status, left: None }) => Ok(Ended { status, left: Some(undoing) }),
+        Ok(Ended { status, left: Some(earlier) }) => {
+            Ok(Ended { status, left: Some(both(earlier, undoing)) })
+        }
+        Err(source) => Err(both(source, undoing)),
+    }
+}
+
+fn both(source: Error, undoing: Error) -> Error {
+    Error::Undoing { source: Box::new(source), undoing: Box::new(undoing) }
+}
+
+/// Finds what would make a later step fail, before anything is made.
+fn check(spec: &Spec) -> Result<(Spec, Layout)> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::Refused("root is needed to make namespaces and cgroups".to_owned()));
+    }
+    if spec.command.is_empty() {
+        return Err(Error::Refused("no command to run".to_owned()));
+    }
+    namespaces::check()?;
+    let mut spec = spec.clone();
+    spec.rootfs = match &spec.rootfs {
+        Some(dir) => Some(rootfs::check(dir).in_step("--rootfs")?),
+        None => None,
+    };
+    let layout = read_layout()?;
+    spec.limits.check(&layout)?;
+    let online = read_online()?;
+    spec::check_cpus(&spec.limits, &online).map_err(Error::Refused)?;
+    Ok((spec, layout))
+}
+
+fn read_layout() -> Result<Layout> {
+    const MOUNTINFO: &str = "/proc/self/mountinfo";
+    let mountinfo = fs::read(MOUNTINFO).map_err(|error| Error::io("read", MOUNTINFO, error))?;
+    let layout = Layout::parse(&mountinfo, b"");
+    let Some(unified) = layout.unified_mount() else { return Ok(layout) };
+    let path = unified.mount_point.join("cgroup.controllers");
+    let controllers = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    Ok(Layout::parse(&mountinfo, &controllers))
+}
+
+fn read_online() -> Result<Vec<(u32, u32)>> {
+    const ONLINE: &str = "/sys/devices/system/cpu/online";
+    let text = fs::read_to_string(ONLINE).map_err(|error| Error::io("read", ONLINE, error))?;
+    spec::parse_cpulist(&text)
+        .map_err(|_| Error::malformed(ONLINE, 1, text.as_bytes(), "a list of CPUs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_undoing_are_told_and_the_status_stays() {
+        let left = || Err(Error::Refused("cgroup busy".into()));
+        let ended = settle(Ok(Ended { status: 3, left: None }), left()).unwrap();
+        assert_eq!(ended.status, 3);
+        assert_eq!(ended.left.unwrap().to_string(), "cgroup busy");
+        let error = settle(Err(Error::Refused("no root".into())), left()).unwrap_err();
+        assert_eq!(error.to_string(), "no root; then cgroup busy");
+        assert!(settle(Ok(Ended { status: 0, left: None }), Ok(())).unwrap().left.is_none());
+    }
+}

@@ -1,0 +1,117 @@
+//! The namespaces of a container: all but user and network.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::time::{ClockId, clock_gettime};
+use rustix::mount::{MountPropagationFlags, mount_change};
+
+use crate::error::{Error, Result};
+
+/// The namespaces that a container's first process is born into. The time namespace comes from
+/// [`start_clocks_at_zero`] before, the cgroup namespace from [`enter_cgroup`] after.
+pub const BORN_INTO: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWIPC);
+
+/// nix has no name for it.
+const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
+/// Whether this kernel has every kind of namespace that a container needs.
+///
+/// # Errors
+/// [`Error::Refused`] names the first one that is missing.
+pub fn check() -> Result<()> {
+    for kind in ["cgroup", "ipc", "mnt", "pid", "time_for_children", "uts"] {
+        let path = Path::new("/proc/self/ns").join(kind);
+        if fs::symlink_metadata(&path).is_err() {
+            let kind = kind.trim_end_matches("_for_children");
+            return Err(Error::Refused(format!(
+                "{}: this kernel has no {kind} namespaces",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Gives the children of this process a time namespace in which `CLOCK_BOOTTIME` starts at 0
+/// now, and `CLOCK_MONOTONIC` with it: the container is a machine that was just booted, and
+/// the two clocks of such a machine differ by nothing.
+///
+/// # Errors
+/// What unshare(2) or the write to timens_offsets answers; time_namespaces(7).
+pub fn start_clocks_at_zero() -> Result<()> {
+    const OFFSETS: &str = "/proc/self/timens_offsets";
+    unshare(CLONE_NEWTIME).map_err(|errno| Error::io("unshare", "/proc/self/ns/time", errno))?;
+    let mut offsets = String::new();
+    for (name, clock) in
+        [("boottime", ClockId::CLOCK_BOOTTIME), ("monotonic", ClockId::CLOCK_MONOTONIC)]
+    {
+        let now = clock_gettime(clock).map_err(|errno| Error::io("read", name, errno))?;
+        // −(sec + nsec) with the nanoseconds positive, as the kernel wants them. An offset may
+        // not take a clock below 0, and does not: it goes on while this is written.
+        let (sec, nsec) = match now.tv_nsec() {
+            0 => (-now.tv_sec(), 0),
+            nsec => (-now.tv_sec() - 1, 1_000_000_000 - nsec),
+        };
+        offsets.push_str(&format!("{name} {sec} {nsec}\n"));
+    }
+    fs::write(OFFSETS, offsets).map_err(|error| Error::io("write", OFFSETS, error))
+}
+
+/// Makes the cgroups that this process is in the roots of its cgroup namespace.
+///
+/// # Errors
+/// What unshare(2) answers.
+pub fn enter_cgroup() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|errno| Error::io("unshare", "/proc/self/ns/cgroup", errno))
+}
+
+/// Gives this process a mount namespace of its own, a copy of the one it is in.
+///
+/// # Errors
+/// What unshare(2) answers, and as [`stop_propagation`].
+pub fn enter_mount() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| Error::io("unshare", "/proc/self/ns/mnt", errno))?;
+    stop_propagation()
+}
+
+/// Keeps every mount of this process's mount namespace to itself: none made here shows on the
+/// host, and none made on the host shows here.
+///
+/// # Errors
+/// What mount(2) answers.
+pub fn stop_propagation() -> Result<()> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| Error::io("make private", "/", errno))
+}
+
+/// Runs `act` in the mount namespace of process `pid`, with that namespace's root as root and
+/// working directory, which also remain afterwards.
+///
+/// # Errors
+/// What setns(2) answers, and what `act` does.
+pub fn in_mount_namespace_of<T>(
+    pid: nix::unistd::Pid,
+    act: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let enter = |path: &str| {
+        File::open(path)
+            .map_err(|error| Error::io("open", path, error))
+            .map(|file| (file, path.to_owned()))
+    };
+    let own = enter("/proc/self/ns/mnt")?;
+    let other = enter(&format!("/proc/{pid}/ns/mnt"))?;
+    let set = |(file, path): &(File, String)| {
+        setns(file, CloneFlags::CLONE_NEWNS).map_err(|errno| Error::io("setns", path, errno))
+    };
+    set(&other)?;
+    let result = act();
+    set(&own)?;
+    result
+}

@@ -1,0 +1,138 @@
+//! Processes: clone3(2), fork(2), close_range(2) and signal(2), for the runtime.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+/// The exit status of a child whose code panicked: "anything of ours" for `docker run`.
+const PANICKED: u8 = 125;
+
+/// A child process that was started here and not waited for yet.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id, seen from this process's pid namespace.
+    pub pid: nix::unistd::Pid,
+    /// Refers to it and to no later process of the same number; readable once it ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Starts a child as fork(2) does, in the new namespaces `flags` (`CLONE_NEW…`) and, with
+/// `cgroup` (a directory of cgroup2), in that cgroup from its first instruction on. The child
+/// runs `child` and ends with the status it returns; it never returns to the caller.
+///
+/// clone3(2); `CLONE_INTO_CGROUP` since Linux 5.7.
+///
+/// # Errors
+/// What clone3(2) answers: EBUSY for a cgroup with controllers for its children, ENOSYS where
+/// a seccomp filter hides the call.
+pub fn clone_into(
+    flags: nix::sched::CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> u8,
+) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers, for which all zeroes is "not asked for".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(flags.bits().cast_unsigned()) | flag(libc::CLONE_PIDFD);
+    args.pidfd = std::ptr::from_mut(&mut pidfd).addr() as u64;
+    args.exit_signal = flag(libc::SIGCHLD);
+    if let Some(cgroup) = cgroup {
+        const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000; // linux/sched.h
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = flag(cgroup.as_raw_fd());
+    }
+    // SAFETY: clone3(2) with neither CLONE_VM nor a stack is fork(2): the child gets a copy of
+    // the address space, so that no memory is shared. `args` and `pidfd` outlive the call. The
+    // callers have one thread, so that no lock is held by a thread which the child lacks.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size_of_val(&args))
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => end_with(child),
+        pid => {
+            let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+            // SAFETY: CLONE_PIDFD stored a new descriptor, close-on-exec and ours alone.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child { pid: nix::unistd::Pid::from_raw(pid), pidfd })
+        }
+    }
+}
+
+/// Starts a child by the C library's own fork(2), for code that goes on to start threads.
+/// The child runs `child` and ends with the status it returns.
+///
+/// # Errors
+/// What fork(2) and pidfd_open(2) answer.
+pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Child> {
+    // SAFETY: the callers have one thread, so that the child may do all that they may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => end_with(child),
+        nix::unistd::ForkResult::Parent { child: pid } => {
+            let by_number = rustix::process::Pid::from_raw(pid.as_raw())
+                .ok_or(io::Error::from_raw_os_error(libc::ESRCH))?;
+            let pidfd =
+                rustix::process::pidfd_open(by_number, rustix::process::PidfdFlags::empty())?;
+            Ok(Child { pid, pidfd })
+        }
+    }
+}
+
+/// Runs what a child is for and ends it, whatever happens: its copy of the parent's stack
+/// must not be unwound, or the parent's destructors would run twice.
+fn end_with(child: impl FnOnce() -> u8) -> ! {
+    let status = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+    // SAFETY: _exit(2) ends the process without running exit handlers or destructors.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
+/// A non-negative C int as a field of `clone_args`.
+fn flag(value: i32) -> u64 {
+    u64::from(value.cast_unsigned())
+}
+
+/// Lets exec(2) close every descriptor above standard error; close_range(2), Linux 5.11 for
+/// `CLOSE_RANGE_CLOEXEC`.
+///
+/// # Errors
+/// ENOSYS or EINVAL on an older kernel.
+pub fn close_all_on_exec() -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2; // linux/close_range.h
+    let first: libc::c_uint = 3;
+    // SAFETY: close_range(2) with this flag closes nothing now, so no owned descriptor of this
+    // program becomes invalid while its code still runs.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the kernel keep ended children until they are waited for, even where the program that
+/// started this one ignored SIGCHLD.
+///
+/// # Errors
+/// What signal(2) answers.
+pub fn notice_children() -> io::Result<()> {
+    // SAFETY: SIG_DFL installs no handler.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Gives every signal its default action and blocks none, as a freshly booted machine's first
+/// process finds them; exec(2) would pass on what this process ignores.
+///
+/// # Errors
+/// What sigprocmask(2) answers.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler. signal(2) refuses the numbers that cannot be
+        // changed (SIGKILL, SIGSTOP, those of the C library), which keep their default.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
+
+mod session;

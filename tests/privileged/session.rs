@@ -1,0 +1,681 @@
+//! `serve` on a real /dev/fuse: mounting, refusing, ending, and what a reader is answered.
+//!
+//! Needs root in the initial pid namespace, /dev/fuse, util-linux and python3.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lxcfs_rs::fuse::session::{Connection, Session, connect};
+use lxcfs_rs::vfs::Vfs;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lxcfs-rs");
+
+/// A directory of one test, with a mountpoint in it that does not exist yet.
+struct Place {
+    base: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let base = std::env::temp_dir().canonicalize().unwrap();
+        let base = base.join(format!("lxcfs-rs-session-{}-{number}", std::process::id()));
+        std::fs::create_dir(&base).unwrap();
+        Place { base }
+    }
+
+    /// With a blank, which mountinfo escapes.
+    fn mountpoint(&self) -> PathBuf {
+        self.base.join("mount point")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.mountpoint().join(name)
+    }
+
+    fn meminfo(&self) -> PathBuf {
+        self.file("proc/meminfo")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let lazily = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        while umount2(&self.mountpoint(), lazily).is_ok() {}
+        let _ = std::fs::remove_dir_all(&self.base);
+    }
+}
+
+/// A child that is killed and reaped at the end of its test.
+struct Guarded(Child);
+
+impl Guarded {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut log = String::new();
+        if let Some(stderr) = &mut self.0.stderr {
+            stderr.read_to_string(&mut log).unwrap();
+        }
+        (self.0.wait().unwrap(), log)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn serve(mountpoint: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(mountpoint).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts `command` and returns once it has said READY=1; gives its messages from then on.
+fn start_telling(place: &Place, mut command: Command) -> (Guarded, UnixDatagram, String) {
+    let path = place.base.join("notify");
+    let _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut child = Guarded(command.env("NOTIFY_SOCKET", &path).spawn().unwrap());
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut message = [0; 4096];
+    // Two minutes of 200 ms each.
+    for _ in 0..600 {
+        if let Ok(length) = socket.recv(&mut message) {
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+            return (child, socket, text);
+        }
+        if child.0.try_wait().unwrap().is_some() {
+            let (status, log) = child.end();
+            panic!("the daemon ended before it was ready: {status}\n{log}");
+        }
+    }
+    panic!("the daemon does not become ready");
+}
+
+fn start(place: &Place) -> Guarded {
+    start_telling(place, serve(&place.mountpoint())).0
+}
+
+fn run(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+/// Runs it to its end, which must be exit 1 with one line on stderr; returns that line.
+#[track_caller]
+fn refusal(command: Command) -> String {
+    let output = run(command);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[track_caller]
+fn python(script: &str, arguments: &[&Path]) -> String {
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(script).args(arguments);
+    let output = run(command);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The lines of /proc/mounts for the mountpoint, split into their fields.
+fn mounts(place: &Place) -> Vec<Vec<String>> {
+    let mountpoint = place.mountpoint().to_str().unwrap().replace(' ', "\\040");
+    let text = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let lines = text.lines().map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    lines.filter(|fields| fields[1] == mountpoint).collect()
+}
+
+/// A process in a mount namespace of its own that holds a bind mount of a file of ours.
+struct Holder {
+    child: Guarded,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Holder {
+    fn new(place: &Place) -> Self {
+        let held = place.base.join("held");
+        std::fs::write(&held, "").unwrap();
+        let script = "mount --bind \"$1\" \"$2\" && echo held && read line &&
+            { cat \"$2\" 2>&1; echo end; read line; }";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(place.meminfo()).arg(held).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = Guarded(command.spawn().unwrap());
+        let mut answers = BufReader::new(child.0.stdout.take().unwrap());
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        Holder { child, answers }
+    }
+
+    fn cat(&mut self) -> String {
+        self.child.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+#[test]
+fn mounts_as_lxcfs_does() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let mounts = mounts(&place);
+    assert_eq!(mounts.len(), 1);
+    assert_eq!((mounts[0][0].as_str(), mounts[0][2].as_str()), ("lxcfs", "fuse.lxcfs"));
+    let options: Vec<&str> = mounts[0][3].split(',').collect();
+    let expected = ["rw", "nosuid", "nodev", "relatime", "user_id=0", "group_id=0", "allow_other"];
+    for option in expected {
+        assert!(options.contains(&option), "{option} in {options:?}");
+    }
+}
+
+#[test]
+fn a_live_one_is_refused_and_lives_on() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let line = refusal(serve(&place.mountpoint()));
+    assert!(line.contains("in use by a live daemon (fuse.lxcfs)"), "{line}");
+    assert!(std::fs::read_to_string(place.meminfo()).unwrap().starts_with("MemTotal:"));
+    assert_eq!(mounts(&place).len(), 1);
+}
+
+#[test]
+fn a_hung_one_is_refused_in_bounded_time() {
+    let place = Place::new();
+    let daemon = start(&place);
+    daemon.signal(Signal::SIGSTOP);
+    let line = refusal(serve(&place.mountpoint()));
+    daemon.signal(Signal::SIGCONT);
+    assert!(line.contains("in use by a live daemon that does not answer"), "{line}");
+    assert!(std::fs::read_to_string(place.meminfo()).is_ok());
+}
+
+/// Not even SIGKILL reaches who waits for the answer to a request that was taken.
+#[test]
+fn one_that_takes_requests_and_answers_none_is_refused_in_bounded_time() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    let connection = connect(&place.mountpoint()).unwrap();
+    // fuse_out_header (length, error, the request's unique) and fuse_init_out (version 7.31).
+    let mut reply = [0; 80];
+    reply[0] = 80;
+    reply[8..16].copy_from_slice(&connection.init_request[8..16]);
+    (reply[16], reply[20]) = (7, 31);
+    let mut device = File::from(connection.device);
+    device.write_all(&reply).unwrap();
+
+    let daemon = Guarded(serve(&place.mountpoint()).spawn().unwrap());
+    assert!(device.read(&mut vec![0; 1 << 16]).unwrap() > 0);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1));
+    assert!(log.contains("in use by a live daemon that does not answer"), "{log}");
+}
+
+#[test]
+fn dead_ones_are_replaced() {
+    let (place, other) = (Place::new(), Place::new());
+    for place in [&place, &other] {
+        let daemon = start(place);
+        daemon.signal(Signal::SIGKILL);
+        assert_eq!(daemon.end().0.signal(), Some(9));
+        // Not by stat(2), which the kernel still answers from what it was told before.
+        let error = std::fs::read_dir(place.mountpoint()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN));
+    }
+    let none = None::<&str>;
+    mount(Some(&other.mountpoint()), &place.mountpoint(), none, MsFlags::MS_BIND, none).unwrap();
+    assert_eq!(mounts(&place).len(), 2);
+    let daemon = start(&place);
+    assert_eq!(mounts(&place).len(), 1);
+    assert!(std::fs::read_to_string(place.meminfo()).is_ok());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert!(mounts(&place).is_empty());
+}
+
+#[test]
+fn of_starts_in_one_instant_one_wins() {
+    for _ in 0..5 {
+        let place = Place::new();
+        let started: Vec<Guarded> =
+            (0..4).map(|_| Guarded(serve(&place.mountpoint()).spawn().unwrap())).collect();
+        let mut losers = 0;
+        let mut winner = None;
+        for mut daemon in started {
+            let mut line = String::new();
+            let mut log = BufReader::new(daemon.0.stderr.take().unwrap());
+            log.read_line(&mut line).unwrap();
+            if line.contains("serving") {
+                winner = Some(daemon);
+            } else {
+                let known = line.contains("just starting") || line.contains("live daemon");
+                assert!(known, "{line}");
+                assert_eq!(daemon.end().0.code(), Some(1));
+                losers += 1;
+            }
+        }
+        assert_eq!((losers, mounts(&place).len()), (3, 1));
+        let winner = winner.unwrap();
+        assert!(std::fs::read_to_string(place.meminfo()).is_ok());
+        winner.signal(Signal::SIGTERM);
+        assert_eq!(winner.end().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn signals_unmount_and_end_it_with_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let place = Place::new();
+        let daemon = start(&place);
+        daemon.signal(signal);
+        assert_eq!(daemon.end().0.code(), Some(0), "{signal}");
+        assert!(mounts(&place).is_empty(), "{signal}");
+        assert!(!place.mountpoint().exists(), "{signal}: it made the directory");
+    }
+}
+
+#[test]
+fn a_directory_that_was_there_stays() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    let daemon = start(&place);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert_eq!(std::fs::read_dir(place.mountpoint()).unwrap().count(), 0);
+}
+
+#[test]
+fn it_ends_though_a_file_is_open() {
+    let place = Place::new();
+    let daemon = start(&place);
+    let mut open = File::open(place.meminfo()).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert!(mounts(&place).is_empty());
+    assert!(open.read(&mut [0; 8]).is_err());
+}
+
+#[test]
+fn it_ends_though_a_container_holds_a_bind_mount() {
+    let place = Place::new();
+    let daemon = start(&place);
+    let mut holder = Holder::new(&place);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert!(mounts(&place).is_empty());
+    let answer = holder.cat();
+    assert!(answer.contains("not connected"), "{answer}");
+}
+
+#[test]
+fn unmounted_by_someone_else_it_ends_with_0() {
+    let place = Place::new();
+    let daemon = start(&place);
+    umount2(&place.mountpoint(), MntFlags::empty()).unwrap();
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(log.contains("unmounted by someone else"), "{log}");
+    assert!(!place.mountpoint().exists());
+}
+
+#[test]
+fn what_is_mounted_over_it_stays() {
+    let place = Place::new();
+    let daemon = start(&place);
+    let none = None::<&str>;
+    mount(Some("over"), &place.mountpoint(), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    let types: Vec<String> = mounts(&place).into_iter().map(|fields| fields[2].clone()).collect();
+    assert_eq!(types, ["fuse.lxcfs", "tmpfs"]);
+}
+
+#[test]
+fn an_aborted_connection_is_an_error_and_unmounted() {
+    let place = Place::new();
+    let daemon = start(&place);
+    let device = std::fs::metadata(place.mountpoint()).unwrap().dev();
+    let connection = nix::sys::stat::minor(device);
+    let script = "mount -t fusectl none /sys/fs/fuse/connections &&
+        echo 1 > /sys/fs/fuse/connections/$1/abort";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", &connection.to_string()]);
+    assert!(run(command).status.success());
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("the FUSE connection was aborted"), "{log}");
+    assert!(mounts(&place).is_empty());
+}
+
+#[test]
+fn the_pidfile_belongs_to_one() {
+    let (place, other) = (Place::new(), Place::new());
+    let pidfile = place.base.join("pid");
+    let mut command = serve(&place.mountpoint());
+    command.arg("--pidfile").arg(&pidfile);
+    let daemon = start_telling(&place, command).0;
+    let expected = format!("{}\n", daemon.pid());
+    assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), expected);
+
+    let mut command = serve(&other.mountpoint());
+    command.arg("--pidfile").arg(&pidfile);
+    let line = refusal(command);
+    assert!(line.contains("held by another daemon"), "{line}");
+    assert!(!other.mountpoint().exists());
+    assert_eq!(std::fs::read_to_string(&pidfile).unwrap(), expected);
+
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert!(!pidfile.exists());
+}
+
+#[test]
+fn a_relative_mountpoint_and_pidfile() {
+    let place = Place::new();
+    let mut command = serve(Path::new("mount point"));
+    command.args(["--pidfile", "pid"]).current_dir(&place.base);
+    let daemon = start_telling(&place, command).0;
+    assert!(place.base.join("pid").exists());
+    assert!(place.meminfo().exists());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.end().0.code(), Some(0));
+    assert!(!place.base.join("pid").exists() && !place.mountpoint().exists());
+}
+
+#[test]
+fn readiness_and_the_end_are_told() {
+    let place = Place::new();
+    let (daemon, socket, ready) = start_telling(&place, serve(&place.mountpoint()));
+    assert!(ready.starts_with("READY=1\n"), "{ready}");
+    assert!(ready.contains(&format!("STATUS=Serving {}\n", place.mountpoint().display())));
+    assert!(ready.contains(&format!("MAINPID={}\n", daemon.pid())), "{ready}");
+    daemon.signal(Signal::SIGTERM);
+    let mut message = [0; 64];
+    let length = socket.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"STOPPING=1\n");
+}
+
+#[test]
+fn workers_are_as_many_as_asked_for() {
+    let place = Place::new();
+    let mut command = serve(&place.mountpoint());
+    command.args(["--workers", "3"]);
+    let daemon = start_telling(&place, command).0;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+    let workers = names.filter(|name| name.as_ref().unwrap().starts_with("fuser-")).count();
+    assert_eq!(workers, 3);
+    let mut command = serve(&place.mountpoint());
+    command.args(["--workers", "0"]);
+    assert_eq!(run(command).status.code(), Some(2));
+}
+
+#[test]
+fn attributes_are_those_of_proc() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let file = std::fs::metadata(place.meminfo()).unwrap();
+    assert!(file.is_file());
+    assert_eq!((file.mode() & 0o7777, file.len(), file.uid(), file.gid()), (0o444, 4096, 0, 0));
+    for directory in ["", "proc", "sys/devices/system/cpu"] {
+        let found = std::fs::metadata(place.file(directory)).unwrap();
+        assert!(found.is_dir());
+        assert_eq!(found.mode() & 0o7777, 0o555, "{directory}");
+    }
+    let mut names: Vec<_> = std::fs::read_dir(place.mountpoint())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["proc", "sys"]);
+}
+
+#[test]
+fn any_user_reads() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    std::fs::set_permissions(&place.base, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "cat"]);
+    command.arg(place.meminfo());
+    let output = run(command);
+    assert!(output.stdout.starts_with(b"MemTotal:"), "{output:?}");
+}
+
+/// What the kernel's /proc answers root, seen with strace on Linux 6.18; where it lets root
+/// change modes, owners and times, or write in vain, we refuse.
+#[test]
+fn nothing_can_be_changed_even_by_root() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let script = r#"
+import errno, fcntl, os, select, sys
+top = sys.argv[1]
+file, other, new = top + '/proc/meminfo', top + '/proc/uptime', top + '/proc/new'
+fd = os.open(file, os.O_RDONLY)
+directory = os.open(top + '/proc', os.O_RDONLY | os.O_DIRECTORY)
+def expect(name, call):
+    try:
+        result = call()
+    except OSError as error:
+        result = errno.errorcode[error.errno]
+    if result != name:
+        sys.exit(f'found {result}, expected {name}: {call.__code__.co_names}')
+for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_WRONLY | os.O_CREAT):
+    expect('EACCES', lambda: os.open(file, flags))
+expect('EACCES', lambda: os.truncate(file, 0))
+expect('EPERM', lambda: os.chmod(file, 0o644))
+expect('EPERM', lambda: os.chown(file, 1, 1))
+expect('EPERM', lambda: os.utime(file))
+expect('ENOENT', lambda: os.stat(new))
+expect('ENOENT', lambda: os.open(new, os.O_WRONLY | os.O_CREAT))
+expect('ENOENT', lambda: os.mkdir(new))
+expect('ENOENT', lambda: os.mkfifo(new))
+expect('ENOENT', lambda: os.symlink('x', new))
+expect('ENOENT', lambda: os.link(file, new))
+expect('ENOENT', lambda: os.rename(file, new))
+expect('EPERM', lambda: os.rename(file, other))
+expect('EPERM', lambda: os.unlink(file))
+expect('EPERM', lambda: os.rmdir(top + '/proc'))
+expect('ENOTSUP', lambda: os.open(top + '/proc', os.O_WRONLY | os.O_TMPFILE))
+expect('ENOTSUP', lambda: os.getxattr(file, 'user.x'))
+expect('ENOTSUP', lambda: os.setxattr(file, 'user.x', b''))
+expect('ENOTSUP', lambda: os.removexattr(file, 'trusted.x'))
+expect([], lambda: os.listxattr(file))
+expect('EINVAL', lambda: os.fsync(fd))
+expect('EINVAL', lambda: os.fsync(directory))
+expect('EINVAL', lambda: os.lseek(fd, 0, os.SEEK_DATA))
+expect('ENOTTY', lambda: fcntl.ioctl(fd, 0x5401, bytes(64)))
+for _ in range(2):
+    poll = select.poll()
+    poll.register(fd, 0xffff)
+    ready = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+    expect([(fd, ready)], lambda: poll.poll(0))
+"#;
+    python(script, &[&place.mountpoint()]);
+}
+
+#[test]
+fn the_shared_page_cache_is_never_filled() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let script = r#"
+import errno, mmap, os, shutil, signal, sys
+file, copy = sys.argv[1:]
+def refused(name, call):
+    try:
+        call()
+    except OSError as error:
+        assert error.errno == getattr(errno, name), error
+    else:
+        sys.exit('not refused')
+fd = os.open(file, os.O_RDONLY)
+out = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+read_end, write_end = os.pipe()
+for _ in range(2):
+    refused('EIO', lambda: os.sendfile(out, fd, 0, 4096))
+    refused('EIO', lambda: os.splice(fd, write_end, 4096, offset_src=0))
+    refused('EXDEV', lambda: os.copy_file_range(fd, out, 4096))
+    refused('ENODEV', lambda: mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ))
+    if (child := os.fork()) == 0:
+        mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ)[0]
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGBUS, status
+    assert os.pread(fd, 9, 0) == b'MemTotal:'
+"#;
+    python(script, &[&place.meminfo(), &place.base.join("copy")]);
+}
+
+/// A pod with a user namespace of its own is given the file by an idmapped bind mount, which
+/// FUSE allows since Linux 6.12.
+#[test]
+fn an_idmapped_bind_mount_reads() {
+    let place = Place::new();
+    let _daemon = start(&place);
+    let script = r#"
+import ctypes, os, platform, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    result = libc.syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f'syscall {number}')
+    return result
+ready, go = os.pipe(), os.pipe()
+if (child := os.fork()) == 0:
+    assert libc.unshare(0x10000000) == 0    # CLONE_NEWUSER
+    os.write(ready[1], b'x')
+    os.read(go[0], 1)
+    os._exit(0)
+os.read(ready[0], 1)
+for name in ('uid_map', 'gid_map'):
+    with open(f'/proc/{child}/{name}', 'w') as file:
+        file.write('0 100000 65536')
+namespace = os.open(f'/proc/{child}/ns/user', os.O_RDONLY)
+os.write(go[1], b'x')
+os.waitpid(child, 0)
+tree = call(428, -100, sys.argv[1].encode(), 1 | os.O_CLOEXEC)  # open_tree, OPEN_TREE_CLONE
+try:
+    # mount_setattr, AT_EMPTY_PATH, MOUNT_ATTR_IDMAP
+    call(442, tree, b'', 0x1000, struct.pack('QQQQ', 0x100000, 0, 0, namespace), 32)
+except OSError:
+    release = tuple(map(int, platform.release().split('.')[:2]))
+    assert release < (6, 12), 'refused on a kernel that has it'
+    sys.exit(0)
+with open(f'/proc/self/fd/{tree}') as file:
+    assert file.read().startswith('MemTotal:')
+assert os.stat(tree).st_uid == 100000
+try:
+    os.open(f'/proc/self/fd/{tree}', os.O_WRONLY)
+    sys.exit('opened for writing')
+except PermissionError:
+    pass
+"#;
+    python(script, &[&place.meminfo()]);
+}
+
+#[test]
+fn a_child_pid_namespace_is_refused() {
+    let place = Place::new();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", PROGRAM, "serve"]).arg(place.mountpoint());
+    let line = refusal(command);
+    assert!(line.contains("expected the initial pid namespace"), "{line}");
+    assert!(!place.mountpoint().exists());
+}
+
+#[test]
+fn other_than_root_is_refused() {
+    let place = Place::new();
+    std::fs::set_permissions(&place.base, PermissionsExt::from_mode(0o755)).unwrap();
+    // The build directory may be closed to others.
+    let program = place.base.join("program");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--clear-groups"]).arg(program).arg("serve");
+    let line = refusal(command);
+    assert!(line.contains("run it as root"), "{line}");
+}
+
+#[test]
+fn a_missing_device_names_the_module() {
+    let place = Place::new();
+    let script = "mount -t tmpfs none /dev && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "serve"]).arg(place.mountpoint());
+    let line = refusal(command);
+    assert!(line.contains("/dev/fuse") && line.contains("modprobe fuse"), "{line}");
+    assert!(!place.mountpoint().exists());
+}
+
+#[test]
+fn a_mountpoint_that_is_full_or_a_file_is_refused() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    std::fs::write(place.file("something"), "").unwrap();
+    let line = refusal(serve(&place.mountpoint()));
+    assert!(line.contains("not empty (something)"), "{line}");
+    let line = refusal(serve(&place.file("something")));
+    assert!(line.contains("not a directory"), "{line}");
+    assert!(place.file("something").exists());
+}
+
+/// Two sessions on one connection, the second from what the first left: what a resume is.
+#[test]
+fn a_session_starts_from_a_connection_that_was_answered_before() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    let connection = connect(&place.mountpoint()).unwrap();
+    assert!(connection.init_reply.is_none());
+    let vfs = Arc::new(Vfs::default());
+    let first = Session::start(connection, vfs.clone(), 1).unwrap();
+    assert!(place.meminfo().exists());
+    let left = first.connection();
+    let connection = Connection {
+        device: left.device.try_clone().unwrap(),
+        init_request: left.init_request.clone(),
+        init_reply: left.init_reply.clone(),
+    };
+    let second = Session::start(connection, vfs, 2).unwrap();
+    assert_eq!(second.connection().init_reply, first.connection().init_reply);
+    for _ in 0..100 {
+        let text = std::fs::read_to_string(place.meminfo()).unwrap();
+        assert!(text.starts_with("MemTotal:"));
+    }
+    umount2(&place.mountpoint(), MntFlags::empty()).unwrap();
+    for session in [first, second] {
+        let signals = nix::sys::signalfd::SignalFd::new(&nix::sys::signal::SigSet::empty());
+        assert!(session.wait(&signals.unwrap()).is_ok());
+    }
+    assert_eq!(umount2(&place.mountpoint(), MntFlags::empty()), Err(Errno::EINVAL));
+}
