@@ -66,7 +66,7 @@ mod tests {
         let directory = std::env::temp_dir();
         let name = format!("lxcfs-rs-read-{}", std::process::id());
         let path = directory.join(&name);
-        let text: Vec<u8> = (0..5 * CHUNK + 7).map(|index| (index % 251) as u8).collect();
+        let text: Vec<u8> = (0..251).cycle().take(5 * CHUNK + 7).collect();
         std::fs::File::create(&path).unwrap().write_all(&text).unwrap();
         let dir = open_directory_at(rustix::fs::CWD, directory.to_str().unwrap()).unwrap();
         let read = read_at(&dir, &name);
