@@ -245,7 +245,7 @@ fn what_is_wrong_is_one_line_and_125() {
         (["--cpus", "0", "true"], "expected a number of CPUs above 0"),
         (["--cpus", "1000000", "true"], "--cpus: more than the"),
         (["--cpuset-cpus", "1-0", "true"], "expected CPU numbers and ranges"),
-        (["--cpuset-cpus", "60000", "true"], "not all of these CPUs are online"),
+        (["--cpuset-cpus", "60000", "true"], "of these only"),
         (["--rootfs", "/no/such", "true"], "--rootfs: /no/such: cannot open: No such file"),
         (["--rootfs", file.to_str().unwrap(), "true"], "file: not a directory"),
         (["--rootfs", "/", "true"], "own root"),
