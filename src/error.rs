@@ -4,7 +4,6 @@
 //! errno in exactly one exhaustive match.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,23 +186,38 @@ impl Error {
     }
 }
 
-/// How many different messages are remembered as logged; past that, new ones only count.
-const MOST_LOGGED: usize = 1024;
+/// How many different messages are logged: far more than a healthy daemon has in its life.
+const MOST_LOGGED: usize = 512;
 
-static LOGGED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
-/// Counts an error that the read path got over by itself, and logs it the first time that
-/// its text is seen, so that no container can flood the log.
+/// Counts an error that a reader could not cause at will, and logs any the first time that its
+/// text is seen, so that no container can flood the log.
 pub fn report(error: &Error) {
-    REPORTED.fetch_add(1, Ordering::Relaxed);
-    let text = error.to_string();
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    let mut logged = LOGGED.lock();
-    if logged.len() < MOST_LOGGED && logged.insert(hasher.finish()) {
-        log::log!(error.level(), "{text}");
+    if error.level() <= Level::Warn {
+        REPORTED.fetch_add(1, Ordering::Relaxed);
     }
+    if !log::log_enabled!(error.level()) {
+        return;
+    }
+    if let Some(line) = admit(&mut LOGGED.lock(), error.to_string()) {
+        log::log!(error.level(), "{line}");
+    }
+}
+
+/// The line to log: the message where it is new, and a last word where there were too many.
+fn admit(logged: &mut BTreeSet<String>, message: String) -> Option<String> {
+    if logged.len() > MOST_LOGGED || logged.contains(&message) {
+        return None;
+    }
+    let last = logged.len() == MOST_LOGGED;
+    logged.insert(message.clone());
+    Some(if last {
+        format!("{MOST_LOGGED} different errors logged; no more will be")
+    } else {
+        message
+    })
 }
 
 /// How many errors [`report`] has counted.
@@ -239,5 +253,15 @@ mod tests {
             error.to_string(),
             "cgroups: /x: cannot mkdir: Permission denied; then /x: cannot mkdir: Permission denied"
         );
+    }
+
+    #[test]
+    fn each_message_is_logged_once_and_not_without_end() {
+        let mut logged = BTreeSet::new();
+        assert_eq!(admit(&mut logged, "a".into()), Some("a".into()));
+        assert_eq!(admit(&mut logged, "a".into()), None);
+        let lines = (0..10_000).filter_map(|n| admit(&mut logged, format!("m{n}"))).count();
+        assert_eq!(lines, MOST_LOGGED);
+        assert_eq!(logged.len(), MOST_LOGGED + 1);
     }
 }

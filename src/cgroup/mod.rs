@@ -1,8 +1,8 @@
 //! Control groups: which hierarchy has a controller, and what its files say.
 //!
-//! [`layout`] and [`path`] and [`format`] are pure; [`dir`] does all I/O; [`v1`] and [`v2`]
-//! know file names and quirks, and neither knows the other. Above this module nobody knows
-//! the versions apart: [`Version`]'s methods choose.
+//! [`layout`], [`path`] and [`mod@format`] are pure; [`dir`] does all reading; `v1` and `v2` know
+//! file names and quirks, and neither knows the other. Above this module nobody tells the
+//! versions apart: [`Version`]'s methods choose.
 
 pub mod apply;
 pub mod dir;

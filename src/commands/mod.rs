@@ -41,16 +41,16 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn refuse(error: &clap::Error, is_run: bool) -> ExitCode {
     let (name, status) =
         if is_run { (run::NAME, run::STATUS_OF_OURS) } else { ("lxcfs-rs", STATUS_OF_USAGE) };
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe, as of `--help | head`, is no failure.
-            let _ = error.print();
-            return ExitCode::SUCCESS;
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = error.print();
-        }
-        _ => eprintln!("{name}: {}", one_line(&error.to_string())),
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A closed pipe, as of `--help | head`, is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+    } else {
+        eprintln!("{name}: {}", one_line(&error.to_string()));
     }
     ExitCode::from(status)
 }

@@ -194,7 +194,7 @@ impl Resolver {
             }
         }
         let name = format!("{tid}/status");
-        let status = self.kernel.proc.read(&name)?;
+        let status = self.kernel.proc.read_record(&name)?;
         process::parse_thread_group(&status).ok_or_else(|| {
             Error::malformed(self.kernel.proc.path(&name), 0, &status, "a line Tgid")
         })
@@ -225,7 +225,7 @@ impl Resolver {
 
     fn memberships(&self, pid: u32) -> Result<Vec<Membership>> {
         let name = format!("{pid}/cgroup");
-        parse_memberships(&self.kernel.proc.read(&name)?, &self.kernel.proc.path(&name))
+        parse_memberships(&self.kernel.proc.read_record(&name)?, &self.kernel.proc.path(&name))
     }
 
     /// The paths of the hierarchies that serve a controller.
@@ -356,7 +356,7 @@ impl Resolver {
             return Ok(Arc::clone(container));
         }
         let mut container = Container::open(&self.kernel, roots)?;
-        let status = self.kernel.proc.read(&format!("{pid}/status"))?;
+        let status = self.kernel.proc.read_record(&format!("{pid}/status"))?;
         let pids = process::parse_ns_pids(&status).unwrap_or_default();
         container.pid_level = pids.len().saturating_sub(1);
         let known = self.births.lock().get(&identity).copied();
@@ -399,7 +399,7 @@ impl Resolver {
 
     fn start_time(&self, pid: u32) -> Result<Nsec> {
         let name = format!("{pid}/stat");
-        let text = self.kernel.proc.read(&name)?;
+        let text = self.kernel.proc.read_record(&name)?;
         let stat = process::parse_stat(&text).ok_or_else(|| {
             Error::malformed(self.kernel.proc.path(&name), 1, &text, "pid (comm) state …")
         })?;
@@ -422,7 +422,7 @@ impl Resolver {
         }
         let mut oldest = self.start_time(pid)?;
         while let Some(dir) = dirs.pop() {
-            let listed = dir.read("cgroup.procs")?.unwrap_or_default();
+            let listed = dir.read_list("cgroup.procs")?.unwrap_or_default();
             for line in String::from_utf8_lossy(&listed).lines() {
                 let start = line.parse().ok().and_then(|pid| self.start_time(pid).ok());
                 oldest = start.map_or(oldest, |start| oldest.min(start));

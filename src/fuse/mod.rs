@@ -21,13 +21,14 @@ mod pidfile;
 pub mod session;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::error::{self, Error, Result};
+use crate::vfs::{Attr, Kind, Vfs};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
@@ -35,10 +36,6 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
-use parking_lot::Mutex;
-
-use crate::error::{Error, Result};
-use crate::vfs::{Attr, Kind, Vfs};
 
 /// How long the kernel may keep a name and its attributes.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -51,24 +48,19 @@ const MAX_WRITE: u32 = 64 << 10;
 #[derive(Debug)]
 pub struct Adapter {
     vfs: Arc<Vfs>,
-    complaints: Complaints,
 }
 
 impl Adapter {
     /// An adapter for `vfs`.
     #[must_use]
     pub fn new(vfs: Arc<Vfs>) -> Self {
-        Adapter { vfs, complaints: Complaints::default() }
+        Adapter { vfs }
     }
 
     /// Asks the Vfs; a failure is logged and becomes an errno.
-    fn ask<T>(
-        &self,
-        request: &'static str,
-        question: impl FnOnce(&Vfs) -> Result<T>,
-    ) -> Result<T, Errno> {
+    fn ask<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         guarded(|| question(&self.vfs)).map_err(|error| {
-            self.complaints.log(request, &error);
+            error::report(&error);
             Errno::from_i32(error.errno())
         })
     }
@@ -89,7 +81,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask("lookup", |vfs| vfs.lookup(parent.0, name)) {
+        match self.ask(|vfs| vfs.lookup(parent.0, name)) {
             // An unknown name is a plain error: an entry of inode 0 would be remembered.
             Err(errno) => reply.error(errno),
             Ok(attr) => reply.entry(&LIFETIME, &file_attr(&attr), Generation(0)),
@@ -99,14 +91,14 @@ impl Filesystem for Adapter {
     fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.ask("getattr", |vfs| vfs.getattr(ino.0)) {
+        match self.ask(|vfs| vfs.getattr(ino.0)) {
             Err(errno) => reply.error(errno),
             Ok(attr) => reply.attr(&LIFETIME, &file_attr(&attr)),
         }
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.ask("open", |vfs| vfs.open(ino.0, flags.0)) {
+        match self.ask(|vfs| vfs.open(ino.0, flags.0)) {
             Err(errno) => reply.error(errno),
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
         }
@@ -125,7 +117,7 @@ impl Filesystem for Adapter {
     ) {
         let owned = lock_owner.is_some();
         let tid = request.pid();
-        match self.ask("read", |vfs| vfs.read(ino.0, fh.0, tid, offset, size, owned)) {
+        match self.ask(|vfs| vfs.read(ino.0, fh.0, tid, offset, size, owned)) {
             Err(errno) => reply.error(errno),
             Ok(slice) => reply.data(&slice),
         }
@@ -146,7 +138,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         // The kernel drops this answer; close(2) has long returned.
-        let _ = self.ask("release", |vfs| {
+        let _ = self.ask(|vfs| {
             vfs.release(fh.0);
             Ok(())
         });
@@ -165,7 +157,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.ask("readdir", |vfs| vfs.readdir(ino.0)) {
+        let entries = match self.ask(|vfs| vfs.readdir(ino.0)) {
             Err(errno) => return reply.error(errno),
             Ok(entries) => entries,
         };
@@ -333,7 +325,7 @@ impl Filesystem for Adapter {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let target = self.ask("rename", |vfs| vfs.lookup(new_parent.0, new_name));
+        let target = self.ask(|vfs| vfs.lookup(new_parent.0, new_name));
         reply.error(target.err().unwrap_or(Errno::EPERM));
     }
 
@@ -414,42 +406,6 @@ fn keep_panics() {
     });
 }
 
-/// What has been logged already: a container must not be able to fill the log by reading.
-#[derive(Debug, Default)]
-struct Complaints {
-    seen: Mutex<HashSet<String>>,
-}
-
-impl Complaints {
-    /// Different messages that are logged at most; far more than a healthy daemon has in its life.
-    const MOST: usize = 512;
-
-    /// Logs a failed request, unless the same was logged before.
-    fn log(&self, request: &'static str, error: &Error) {
-        if !log::log_enabled!(error.level()) {
-            return;
-        }
-        let message = format!("{request}: {error}");
-        if let Some(line) = self.admit(message) {
-            log::log!(error.level(), "{line}");
-        }
-    }
-
-    /// The line to log: the message when it is new, once a last word when there were too many.
-    fn admit(&self, message: String) -> Option<String> {
-        let mut seen = self.seen.lock();
-        if seen.len() > Self::MOST || seen.contains(&message) {
-            return None;
-        }
-        if seen.len() == Self::MOST {
-            seen.insert(String::new());
-            return Some(format!("{} different errors logged; no more will be", Self::MOST));
-        }
-        seen.insert(message.clone());
-        Some(message)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,16 +420,6 @@ mod tests {
         assert!(text.contains("entry 7 missing (src/fuse/mod.rs:"), "{text}");
         assert_eq!(guarded(|| Ok(5)).unwrap(), 5);
         assert!(matches!(guarded::<()>(|| Err(Error::NotFound)), Err(Error::NotFound)));
-    }
-
-    #[test]
-    fn a_message_is_logged_once_and_the_number_is_bounded() {
-        let complaints = Complaints::default();
-        assert_eq!(complaints.admit("a".into()), Some("a".into()));
-        assert_eq!(complaints.admit("a".into()), None);
-        let logged = (0..10_000).filter_map(|n| complaints.admit(format!("m{n}"))).count();
-        assert_eq!(logged, Complaints::MOST);
-        assert!(complaints.seen.lock().len() <= Complaints::MOST + 1);
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct Connection {
     pub init_reply: Option<Vec<u8>>,
 }
 
-/// Serves until a signal of [`END`] comes or the filesystem is unmounted by someone else.
+/// Serves until a signal of `END` comes or the filesystem is unmounted by someone else.
 ///
 /// Must be called before the process has a second thread: it blocks those signals, which
 /// threads inherit, so `vfs` makes the filesystem only then. `ready` is called when the mount

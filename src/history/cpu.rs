@@ -382,7 +382,8 @@ mod tests {
             let mut taken_away = false;
             for _ in 0..2_000 {
                 if random.below(50) == 0 {
-                    let smaller = cpus(["0", "0-1", "1-3", "0-3", "5"][random.below(5) as usize]);
+                    let sets = ["0", "0-1", "1-3", "0-3", "5"];
+                    let smaller = cpus(sets[usize::try_from(random.below(5)).unwrap()]);
                     taken_away |= set.iter().any(|cpu| !smaller.contains(cpu));
                     set = smaller;
                 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lxcfs_rs::fuse::session::{Connection, Session, connect};
+use lxcfs_rs::kernel::Kernel;
 use lxcfs_rs::vfs::Vfs;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -447,10 +448,10 @@ fn attributes_are_those_of_proc() {
     let file = std::fs::metadata(place.meminfo()).unwrap();
     assert!(file.is_file());
     assert_eq!((file.mode() & 0o7777, file.len(), file.uid(), file.gid()), (0o444, 4096, 0, 0));
-    for directory in ["", "proc", "sys/devices/system/cpu"] {
+    for (directory, mode) in [("proc", 0o555), ("sys/devices/system/cpu", 0o755)] {
         let found = std::fs::metadata(place.file(directory)).unwrap();
         assert!(found.is_dir());
-        assert_eq!(found.mode() & 0o7777, 0o555, "{directory}");
+        assert_eq!(found.mode() & 0o7777, mode, "{directory}");
     }
     let mut names: Vec<_> = std::fs::read_dir(place.mountpoint())
         .unwrap()
@@ -657,7 +658,7 @@ fn a_session_starts_from_a_connection_that_was_answered_before() {
     std::fs::create_dir(place.mountpoint()).unwrap();
     let connection = connect(&place.mountpoint()).unwrap();
     assert!(connection.init_reply.is_none());
-    let vfs = Arc::new(Vfs::default());
+    let vfs = Arc::new(Vfs::new(Arc::new(Kernel::open(Path::new("/")).unwrap())).unwrap());
     let first = Session::start(connection, vfs.clone(), 1).unwrap();
     assert!(place.meminfo().exists());
     let left = first.connection();

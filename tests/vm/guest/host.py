@@ -41,6 +41,10 @@ def pairs(text):
     return {key: int(value) for key, value in (line.split() for line in text.splitlines())}
 
 
+def equal(what, shown, expected):
+    assert shown == expected, f"{what}: shown {shown!r}, expected {expected!r}"
+
+
 def close_to(what, shown, expected, slack=0):
     assert abs(shown - expected) <= slack, f"{what}: shown {shown}, expected {expected} ± {slack}"
 

@@ -1,0 +1,111 @@
+"""`lxcfs-rs run` on pure cgroup v2, with the daemon it brings itself."""
+
+import os
+import re
+import subprocess
+import time
+
+from guest.host import BINARY, CGROUPS, ONLINE, PATIENCE, PROC_FILES, equal, kib, read, uptime
+
+
+def run(*arguments):
+    return subprocess.run([BINARY, "run", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def output(*arguments):
+    done = run(*arguments)
+    assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+def test_free_shows_the_limit():
+    free = output("-m", "256m", "--cpus", "1", "--", "free", "-m")
+    equal("total of free -m", free.splitlines()[1].split()[1], "256")
+
+
+def test_every_file_is_ours():
+    mounts = output("-m", "256m", "--cpus", "1", "--", "cat", "/proc/self/mountinfo")
+    for target in [f"/proc/{name}" for name in PROC_FILES]:
+        assert re.search(rf" {target} .* - fuse\.lxcfs ", mounts), f"{target} is not mounted"
+    script = f"for file in {' '.join(PROC_FILES)}; do echo \"== $file\"; cat /proc/$file; done; echo '== online'; cat /{ONLINE}"
+    shown = dict(re.findall(r"^== (\w+)\n(.*?)(?=^== |\Z)", output("-m", "256m", "--cpus", "1", "--", "sh", "-c", script),
+                            re.MULTILINE | re.DOTALL))
+    meminfo = kib(shown["meminfo"])
+    equal("MemTotal", meminfo["MemTotal"], 256 * 1024)
+    assert len(re.findall("^processor", shown["cpuinfo"], re.MULTILINE)) == 1, shown["cpuinfo"]
+    assert re.findall(r"^cpu\d*", shown["stat"], re.MULTILINE) == ["cpu", "cpu0"], shown["stat"]
+    equal("online", shown["online"], "0\n")
+    assert float(shown["uptime"].split()[0]) < uptime()
+    assert re.fullmatch(r"\d+\.\d\d \d+\.\d\d \d+\.\d\d \d+/\d+ \d+\n", shown["loadavg"]), shown["loadavg"]
+    header, *swaps = shown["swaps"].splitlines(True)
+    equal("swaps", header, read("/proc/swaps").splitlines(True)[0])
+    equal("size of swap", [int(line.split()[2]) for line in swaps],
+          [meminfo["SwapTotal"]] if meminfo["SwapTotal"] else [])
+    disks = {line.split()[2] for line in read("/proc/diskstats").splitlines()}
+    assert {line.split()[2] for line in shown["diskstats"].splitlines()} <= disks
+
+
+def test_clocks_agree():
+    script = "date +%s; cat /proc/uptime; grep btime /proc/stat; ps -o etimes= -p 1; ps -o lstart= -p 1"
+    before = time.time()
+    now, shown, btime, age, started = output("--", "sh", "-c", script).splitlines()
+    lasted = time.time() - before
+    seconds = float(shown.split()[0])
+    # The machine is older than the container: its own clock would not do.
+    assert seconds <= lasted + 1, (seconds, lasted)
+    assert abs(int(btime.split()[1]) + seconds - int(now)) <= 2, (btime, seconds, now)
+    assert 0 <= int(age) <= seconds + 1, (age, seconds)
+    assert abs(time.mktime(time.strptime(started)) - before) <= lasted + 2, (started, before)
+
+
+def test_half_a_cpu_is_half_busy_and_half_stolen():
+    script = """
+import os, time
+def columns():
+    with open('/proc/stat') as file:
+        return [int(field) for field in file.readline().split()[1:]]
+child = os.fork()
+while child == 0:
+    pass
+first, total = columns(), 0
+while total < 500:
+    time.sleep(0.2)
+    change = [b - a for a, b in zip(first, columns())]
+    total = sum(change)
+os.kill(child, 9)
+print((change[0] + change[1] + change[2]) / total, change[7] / total)
+"""
+    busy, steal = map(float, output("--cpus", "0.5", "--", "python3", "-c", script).split())
+    assert 0.4 <= busy <= 0.6, (busy, steal)
+    assert steal >= 0.25, (busy, steal)
+
+
+def test_status_is_the_commands():
+    for status in (0, 1, 42):
+        equal("status", run("--", "sh", "-c", f"exit {status}").returncode, status)
+    equal("status of a missing command", run("--", "/no/such/command").returncode, 127)
+    equal("status of a command that cannot run", run("--", "/etc/passwd").returncode, 126)
+
+
+def test_bad_arguments_get_one_line_and_125():
+    for arguments in (["--no-such-flag", "--", "true"], ["-m", "12q", "--", "true"],
+                      ["--rootfs", "/no/such/directory", "--", "true"]):
+        done = run(*arguments)
+        assert done.returncode == 125, (arguments, done.returncode)
+        assert done.stderr.strip(), arguments
+
+
+def test_nothing_is_left():
+    def state():
+        cgroups = [directory for directory, _, _ in os.walk(CGROUPS)]
+        processes = [read(f"/proc/{pid}/comm") for pid in os.listdir("/proc") if pid.isdigit()
+                     and os.path.exists(f"/proc/{pid}/exe") and os.readlink(f"/proc/{pid}/exe") == BINARY]
+        return read("/proc/mounts"), cgroups, sorted(os.listdir("/run")), processes
+
+    output("-m", "64m", "--", "true")
+    before = state()
+    for _ in range(10):
+        output("-m", "64m", "--cpus", "1", "--", "true")
+        run("-m", "64m", "--", "sh", "-c", "sleep 1000 & exit 3")
+    for then, now in zip(before, state()):
+        assert now == then, now
