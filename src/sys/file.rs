@@ -48,6 +48,15 @@ pub fn read_to_end(file: impl AsFd) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Reads an open file again from its start to its end.
+///
+/// # Errors
+/// What lseek(2) or read(2) answers.
+pub fn reread(file: impl AsFd) -> io::Result<Vec<u8>> {
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    read_to_end(file)
+}
+
 /// Opens, reads and closes `name` below `dir`.
 ///
 /// # Errors
