@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::layout::{Hierarchy, Layout, Version};
+use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
 use crate::units::{Bytes, Usec};
 
@@ -45,8 +46,8 @@ pub struct Limits {
     pub memory: Option<Bytes>,
     /// CPU time per [`CPU_PERIOD`].
     pub cpu_quota: Option<Usec>,
-    /// The CPUs it may run on, as a cpulist (`0-2,4`).
-    pub cpuset_cpus: Option<String>,
+    /// The CPUs it may run on.
+    pub cpuset_cpus: Option<CpuSet>,
 }
 
 /// One write into a file of a new cgroup.
@@ -469,7 +470,7 @@ mod tests {
         Limits {
             memory: Some(Bytes(256 << 20)),
             cpu_quota: Some(Usec(150_000)),
-            cpuset_cpus: Some("0-1".into()),
+            cpuset_cpus: CpuSet::parse(b"0-1"),
         }
     }
 

@@ -196,13 +196,12 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
     let mut pending: Vec<CgroupDir> = vec![levels.dirs[0].open_below("")?];
     while let Some(dir) = pending.pop() {
         // A cgroup that goes away meanwhile has no tasks.
-        let Some(listed) = dir.read(levels.version.threads_file()).or_else(nothing_if_gone)? else {
-            continue;
-        };
+        let listed = dir.read_list(levels.version.threads_file()).or_else(nothing_if_gone)?;
+        let Some(listed) = listed else { continue };
         for line in listed.split(|&byte| byte == b'\n') {
             let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
             let Some(tid) = tid else { continue };
-            let Ok(text) = kernel.proc.read(&format!("{tid}/stat")) else { continue };
+            let Ok(text) = kernel.proc.read_record(&format!("{tid}/stat")) else { continue };
             let Some(stat) = process::parse_stat(&text) else { continue };
             tasks.total += 1;
             newest = newest.max(tid);
@@ -233,7 +232,7 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
 
 /// The number of a thread in the container's own pid namespace.
 fn inner_pid(kernel: &Kernel, container: &Container, tid: u32) -> Option<u32> {
-    let status = kernel.proc.read(&format!("{tid}/status")).ok()?;
+    let status = kernel.proc.read_record(&format!("{tid}/status")).ok()?;
     let pids = process::parse_ns_pids(&status)?;
     pids.get(container.pid_level).or_else(|| pids.last()).copied()
 }

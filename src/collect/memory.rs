@@ -12,13 +12,13 @@ use super::{Collector, Scope};
 
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read("meminfo")?;
+        let host = self.kernel.proc.read_record("meminfo")?;
         let memory = self.memory(scope, &host)?;
         Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read("meminfo")?;
+        let host = self.kernel.proc.read_record("meminfo")?;
         let Some(memory) = self.memory(scope, &host)? else { return Ok(None) };
         let total = memory.swap_total;
         let used = total - memory.swap_free;
@@ -105,7 +105,7 @@ impl Overcommit {
     fn read(kernel: &Kernel) -> Overcommit {
         const DEFAULT_RATIO: u64 = 50;
         let number = |name| {
-            let text = kernel.proc.read(name).ok()?;
+            let text = kernel.proc.read_record(name).ok()?;
             crate::cgroup::format::parse_number(&text)
         };
         Overcommit {

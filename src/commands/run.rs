@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lxcfs_rs::cgroup::apply::Limits;
+use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
 use lxcfs_rs::runtime::{self, spec};
@@ -34,7 +35,7 @@ pub(crate) struct Args {
 
     /// The CPUs it may run on, such as 0-2,4
     #[arg(long, value_name = "LIST", value_parser = spec::parse_cpuset)]
-    cpuset_cpus: Option<String>,
+    cpuset_cpus: Option<CpuSet>,
 
     /// Its root directory, used as it is [default: a throw-away copy of the host's root]
     #[arg(long, value_name = "DIR")]

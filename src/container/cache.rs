@@ -276,7 +276,7 @@ impl Resolver {
 
     fn memberships(&self, pid: u32) -> Result<Vec<Membership>> {
         let name = format!("{pid}/cgroup");
-        parse_memberships(&self.kernel.proc.read(&name)?, &self.kernel.proc.path(&name))
+        parse_memberships(&self.kernel.proc.read_record(&name)?, &self.kernel.proc.path(&name))
     }
 
     /// The paths of the hierarchies that serve a controller.
@@ -300,7 +300,8 @@ impl Resolver {
         let path = proc.path(&name);
         // Held over the readings: it never comes to tell of another process.
         let listing = proc.open_file(&name)?;
-        let read = || file::reread(&listing).map_err(|error| Error::io("read", &path, error));
+        let read =
+            || file::reread_record(&listing).map_err(|error| Error::io("read", &path, error));
         let namespace = cgroup_namespace.filter(|_| cgroup_namespace != self.own.cgroup);
         for _ in 0..ATTEMPTS {
             let before = read()?;
@@ -444,7 +445,7 @@ impl Resolver {
         let mut container = Container::open(&self.kernel, roots)?;
         let outermost = self.outermost_init(&identity, init)?;
         let numbered = outermost.unwrap_or(speaker.tid);
-        let status = self.kernel.proc.read(&format!("{numbered}/status"))?;
+        let status = self.kernel.proc.read_record(&format!("{numbered}/status"))?;
         let pids = process::parse_ns_pids(&status).unwrap_or_default();
         container.pid_level = pids.len().saturating_sub(1);
         container.birth = self.birth(&identity, outermost, speaker.tid, &container)?;
@@ -490,7 +491,7 @@ impl Resolver {
 
     fn start_time(&self, pid: u32) -> Result<Nsec> {
         let name = format!("{pid}/stat");
-        let text = self.kernel.proc.read(&name)?;
+        let text = self.kernel.proc.read_record(&name)?;
         let stat = process::parse_stat(&text).ok_or_else(|| {
             Error::malformed(self.kernel.proc.path(&name), 1, &text, "pid (comm) state …")
         })?;
@@ -514,7 +515,8 @@ impl Resolver {
         let mut oldest = self.start_time(pid)?;
         while let Some(dir) = dirs.pop() {
             // A cgroup that goes away meanwhile has no processes.
-            let Some(listed) = dir.read("cgroup.procs").or_else(nothing_if_gone)? else { continue };
+            let listed = dir.read_list("cgroup.procs").or_else(nothing_if_gone)?;
+            let Some(listed) = listed else { continue };
             for line in String::from_utf8_lossy(&listed).lines() {
                 let start = line.parse().ok().and_then(|pid| self.start_time(pid).ok());
                 oldest = start.map_or(oldest, |start| oldest.min(start));

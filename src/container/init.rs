@@ -104,7 +104,7 @@ pub fn by_scan(proc: &ProcRoot, namespace: NsId) -> Result<u32> {
         .find(|&pid| {
             proc.namespace(pid, Namespace::Pid).is_ok_and(|found| found == namespace)
                 && proc
-                    .read(&format!("{pid}/status"))
+                    .read_record(&format!("{pid}/status"))
                     .ok()
                     .and_then(|status| process::parse_ns_pids(&status))
                     .is_some_and(|pids| pids.last() == Some(&INIT))

@@ -56,7 +56,7 @@ pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
 pub fn by_status(proc: &ProcRoot, tid: u32) -> Result<Thread> {
     to_pid(tid).ok_or_else(|| gone(tid))?;
     let name = format!("{tid}/status");
-    let status = proc.read(&name)?;
+    let status = proc.read_record(&name)?;
     let group = process::parse_thread_group(&status)
         .ok_or_else(|| Error::malformed(proc.path(&name), 0, &status, "a line Tgid"))?;
     let pidfd = to_pid(group).and_then(|group| identity::process(group).ok());

@@ -76,12 +76,22 @@ impl ProcRoot {
         self.path.join(name)
     }
 
-    /// Reads the file `name` (`meminfo`, `1/cgroup`) whole.
+    /// Reads the file `name` (`cpuinfo`, `diskstats`) whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_at(&self.dir, name).map_err(|error| Error::io("read", self.path(name), error))
+    }
+
+    /// Reads the file `name`, which the kernel renders as one record: `meminfo`, `stat` and all
+    /// that is needed of a process (`1/cgroup`).
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT and ESRCH where the process has ended.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        file::read_at(&self.dir, name).map_err(|error| Error::io("read", self.path(name), error))
+    pub fn read_record(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_record_at(&self.dir, name)
+            .map_err(|error| Error::io("read", self.path(name), error))
     }
 
     /// Opens the file `name`.

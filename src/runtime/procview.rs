@@ -14,28 +14,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::report::{self, Report};
 use super::{die_with, mountinfo, namespaces, rootfs};
 use crate::error::{Error, Result};
+use crate::files::{self, Row};
 use crate::sys::process::{self, Child};
-
-/// One file of the filesystem and the kernel's file that it stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its path below the mount point.
-    pub source: &'static str,
-    /// The path it takes in a container.
-    pub target: &'static str,
-}
-
-/// The files that a container gets.
-pub const FILES: &[Row] = &[
-    Row { source: "proc/meminfo", target: "/proc/meminfo" },
-    Row { source: "proc/cpuinfo", target: "/proc/cpuinfo" },
-    Row { source: "proc/stat", target: "/proc/stat" },
-    Row { source: "proc/uptime", target: "/proc/uptime" },
-    Row { source: "proc/diskstats", target: "/proc/diskstats" },
-    Row { source: "proc/swaps", target: "/proc/swaps" },
-    Row { source: "proc/loadavg", target: "/proc/loadavg" },
-    Row { source: "sys/devices/system/cpu/online", target: "/sys/devices/system/cpu/online" },
-];
 
 /// One bind mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +26,14 @@ pub struct Bind {
     pub target: PathBuf,
 }
 
-/// The bind mounts that put `files`, found below `mountpoint`, into a container.
+/// The bind mounts that put the files served at `mountpoint` into a container.
 #[must_use]
-pub fn plan(mountpoint: &Path, files: &[Row]) -> Vec<Bind> {
-    let bind =
-        |row: &Row| Bind { source: mountpoint.join(row.source), target: PathBuf::from(row.target) };
-    files.iter().map(bind).collect()
+pub fn plan(mountpoint: &Path, table: &[Row]) -> Vec<Bind> {
+    let bind = |row: &Row| Bind {
+        source: mountpoint.join(row.path),
+        target: Path::new("/").join(row.path),
+    };
+    table.iter().map(bind).collect()
 }
 
 /// Serves the filesystem at a directory until it is killed, and calls the function it is given
@@ -203,7 +185,7 @@ pub struct Files {
 fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mut mounts = Vec::new();
-    for bind in plan(mountpoint, FILES) {
+    for bind in plan(mountpoint, files::TABLE) {
         match open_tree(CWD, &bind.source, flags) {
             Ok(mount) => mounts.push((mount, bind.target)),
             Err(rustix::io::Errno::NOENT) if may_lack => {
@@ -239,15 +221,13 @@ mod tests {
 
     #[test]
     fn every_file_covers_the_kernels_of_its_own_path() {
-        let binds = plan(Path::new("/var/lib/lxcfs"), FILES);
-        assert_eq!(binds.len(), FILES.len());
-        assert_eq!(binds[0].source, Path::new("/var/lib/lxcfs/proc/meminfo"));
-        assert_eq!(binds[0].target, Path::new("/proc/meminfo"));
-        for bind in binds {
-            assert_eq!(
-                bind.source,
-                Path::new("/var/lib/lxcfs").join(bind.target.strip_prefix("/").unwrap())
-            );
+        let binds = plan(Path::new("/var/lib/lxcfs"), files::TABLE);
+        assert_eq!(binds.len(), files::TABLE.len());
+        let meminfo =
+            Bind { source: "/var/lib/lxcfs/proc/meminfo".into(), target: "/proc/meminfo".into() };
+        assert!(binds.contains(&meminfo));
+        for Bind { source, target } in binds {
+            assert_eq!(source, Path::new("/var/lib/lxcfs").join(target.strip_prefix("/").unwrap()));
         }
     }
 }

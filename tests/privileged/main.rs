@@ -1,3 +1,4 @@
 //! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
 
+mod run;
 mod session;
