@@ -174,6 +174,14 @@ impl CgroupDir {
     }
 }
 
+/// For walks over the cgroups below one: what one that is gone holds is nothing.
+///
+/// # Errors
+/// `error`, unless it says that the cgroup has been removed.
+pub fn nothing_if_gone<T: Default>(error: Error) -> Result<T> {
+    if error.is_gone() { Ok(T::default()) } else { Err(error) }
+}
+
 impl AsFd for CgroupDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -68,6 +68,8 @@ impl Collector {
             ProcFile::Loadavg => self.loadavg(&scope, now)?,
             ProcFile::Diskstats => self.diskstats(&scope)?,
         };
+        // Only now: a cgroup that is removed between two of its files would have no limit.
+        container.check_exists()?;
         match facts {
             Some(facts) => Ok(facts),
             None => self.verbatim(file),
@@ -114,7 +116,7 @@ impl Collector {
     }
 
     fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {
-        if scope.is_host || load::task_levels(&self.kernel, scope.container)?.is_none() {
+        if scope.is_host || load::task_levels(&self.kernel, scope.container).is_none() {
             return Ok(None);
         }
         let sample = self.sampler.watch(scope.container, now)?;

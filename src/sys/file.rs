@@ -55,6 +55,16 @@ fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>
     })
 }
 
+/// Reads a file of one record (see [`read_record_at`]) that is open already, again from its
+/// start.
+///
+/// # Errors
+/// What lseek(2) or read(2) answers.
+pub fn reread_record(file: impl AsFd) -> io::Result<Vec<u8>> {
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    read(file, |length| length < CHUNK)
+}
+
 /// Opens, reads and closes the file `name` below `dir`, of any kind.
 ///
 /// # Errors
