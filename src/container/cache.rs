@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::boundary::{namespace_root, without_init_scope};
 use super::init::{Init, to_pid};
-use super::{Container, Identity, Root, Subject, Who, identity as identity_of};
+use super::{Container, Identity, Root, Subject, Who, identity as identity_of, roots_at};
 use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
 use crate::error::{self, Error, Result};
 use crate::kernel::{Controller, Kernel};
@@ -230,15 +230,7 @@ impl Resolver {
 
     /// The paths of the hierarchies that serve a controller.
     fn paths(&self, memberships: &[Membership]) -> Paths {
-        self.kernel
-            .hierarchies
-            .iter()
-            .map(|hierarchy| {
-                let same = |line: &&Membership| line.controllers == hierarchy.controllers;
-                let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
-                Some(line.path.clone())
-            })
-            .collect()
+        super::paths(&self.kernel, memberships)
     }
 
     /// The cgroups that bound process `pid`, whose cgroup namespace is `namespace`.
@@ -265,21 +257,9 @@ impl Resolver {
 
     /// A process's own cgroups, without systemd's leaf.
     fn own_roots(&self, pid: u32) -> Result<Roots> {
-        let paths = self.paths(&self.memberships(pid)?);
-        paths
-            .into_iter()
-            .enumerate()
-            .map(|(hierarchy, path)| {
-                let Some(path) = path else { return Ok(None) };
-                let path = without_init_scope(&path).to_owned();
-                // A cgroup that our mount does not show bounds nothing that can be read.
-                if self.kernel.relative(hierarchy, &path).is_none() {
-                    return Ok(None);
-                }
-                let id = self.id_at(hierarchy, &path)?;
-                Ok(Some(Root { path, id }))
-            })
-            .collect()
+        let paths = self.paths(&self.memberships(pid)?).into_iter();
+        let paths = paths.map(|path| Some(without_init_scope(&path?).to_owned()));
+        roots_at(&self.kernel, paths.collect())
     }
 
     /// Compares what the daemon and the inside of the namespace see of a process's cgroups.

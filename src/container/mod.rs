@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::cgroup::dir::{CgroupDir, CgroupId};
 use crate::cgroup::layout::Version;
+use crate::cgroup::path::Membership;
 use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::units::Nsec;
@@ -69,6 +70,22 @@ pub struct Container {
 }
 
 impl Container {
+    /// The container that is bounded by the cgroups which `memberships` name, whatever is at
+    /// these paths just now: it began at `birth`, and its processes are numbered `pid_level`
+    /// pid namespaces below the daemon's.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with ENOENT where one of the cgroups does not exist.
+    pub fn at(
+        kernel: &Kernel,
+        memberships: &[Membership],
+        birth: Nsec,
+        pid_level: usize,
+    ) -> Result<Container> {
+        let roots = roots_at(kernel, paths(kernel, memberships))?;
+        Ok(Container { birth, pid_level, ..Container::open(kernel, roots)? })
+    }
+
     /// Opens the directories of `roots`.
     ///
     /// # Errors
@@ -133,6 +150,35 @@ impl Container {
 /// The identity of the container that `roots` bound.
 fn identity(roots: &[Option<Root>]) -> Identity {
     Identity(roots.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
+}
+
+/// By hierarchy: the cgroup that one line of /proc/PID/cgroup names; none where the hierarchy
+/// serves no controller.
+fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<String>> {
+    kernel
+        .hierarchies
+        .iter()
+        .map(|hierarchy| {
+            let same = |line: &&Membership| line.controllers == hierarchy.controllers;
+            let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
+            Some(line.path.clone())
+        })
+        .collect()
+}
+
+/// By hierarchy: the cgroup that is at a path just now. One that our mount does not show bounds
+/// nothing that can be read, and is none.
+fn roots_at(kernel: &Kernel, paths: Vec<Option<String>>) -> Result<Vec<Option<Root>>> {
+    paths
+        .into_iter()
+        .enumerate()
+        .map(|(hierarchy, path)| {
+            let Some(path) = path else { return Ok(None) };
+            let Some(below) = kernel.relative(hierarchy, &path) else { return Ok(None) };
+            let id = kernel.hierarchies[hierarchy].root.id_below(below)?;
+            Ok(Some(Root { path, id }))
+        })
+        .collect()
 }
 
 /// A cgroup and its ancestors without the hierarchy's root, nearest first.
