@@ -160,13 +160,25 @@ impl Resolver {
     fn find(&self, tid: u32) -> Result<Who> {
         self.sweep();
         let thread = self.thread(tid)?;
-        let reader = self.speaker(thread.group)?;
-        let subject = self.subject(thread.group, reader)?;
-        // All was asked by number. A reader that waits for our answer keeps its own and those
-        // of its inits; one that does not, as in asynchronous I/O, may have ended.
-        if !thread.is_alive() {
-            return Err(Error::Gone { what: format!("thread {tid}") });
+        for _ in 0..ATTEMPTS {
+            let found = self.find_process(thread.group);
+            // All was asked by number. A reader that waits for our answer keeps its own and
+            // those of its inits; one that does not, as in asynchronous I/O, may have ended.
+            if !thread.is_alive() {
+                return Err(Error::Gone { what: format!("thread {tid}") });
+            }
+            match found {
+                // Of one that is alive only a cgroup can be gone that it was in: it was moved.
+                Err(error) if error.is_gone() => {}
+                found => return found,
+            }
         }
+        Err(moved(thread.group))
+    }
+
+    fn find_process(&self, process: u32) -> Result<Who> {
+        let reader = self.speaker(process)?;
+        let subject = self.subject(process, reader)?;
         Ok(Who { reader: Some(reader.tid), subject })
     }
 
