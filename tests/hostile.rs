@@ -3,6 +3,8 @@
 //! may become poorer, but never empty, never a number that wrapped around, and never a machine
 //! with more free than it has.
 
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;
 
