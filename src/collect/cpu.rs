@@ -57,10 +57,10 @@ impl Collector {
 
 /// The container's counters; none in a hierarchy's root.
 fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<Counters>> {
-    let levels = container.levels(kernel, Controller::Cpuacct)?;
+    let levels = container.levels(kernel, Controller::Cpuacct);
     let Some(dir) = levels.dirs.first() else { return Ok(None) };
     let Some(usage) = levels.version.cpu_usage(dir)? else { return Ok(None) };
-    let levels = container.levels(kernel, Controller::Cpu)?;
+    let levels = container.levels(kernel, Controller::Cpu);
     let throttled = match levels.dirs.first() {
         Some(dir) => levels.version.throttled(dir)?,
         None => Nsec(0),
@@ -78,7 +78,7 @@ fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<
 /// The first n of the CPUs that the container may use.
 fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
     let online = online(kernel)?;
-    let levels = container.levels(kernel, Controller::Cpuset)?;
+    let levels = container.levels(kernel, Controller::Cpuset);
     let mut usable = None;
     for dir in levels.dirs {
         usable = levels.version.cpuset(dir)?;
@@ -86,7 +86,7 @@ fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
             break;
         }
     }
-    let levels = container.levels(kernel, Controller::Cpu)?;
+    let levels = container.levels(kernel, Controller::Cpu);
     let mut bandwidths = Vec::with_capacity(levels.dirs.len());
     for dir in levels.dirs {
         bandwidths.push(levels.version.bandwidth(dir)?);

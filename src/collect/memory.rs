@@ -12,13 +12,13 @@ use super::{Collector, Scope};
 
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read("meminfo")?;
+        let host = self.kernel.proc.read_record("meminfo")?;
         let memory = self.memory(scope, &host)?;
         Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read("meminfo")?;
+        let host = self.kernel.proc.read_record("meminfo")?;
         let Some(memory) = self.memory(scope, &host)? else { return Ok(None) };
         let total = memory.swap_total;
         let used = total - memory.swap_free;
@@ -28,7 +28,7 @@ impl Collector {
     /// The container's memory; none where the host's is the truth.
     fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
         let host = Meminfo::parse(host);
-        let levels = scope.container.levels(&self.kernel, Controller::Memory)?;
+        let levels = scope.container.levels(&self.kernel, Controller::Memory);
         let Some(domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
             return Ok(None);
         };
@@ -105,7 +105,7 @@ impl Overcommit {
     fn read(kernel: &Kernel) -> Overcommit {
         const DEFAULT_RATIO: u64 = 50;
         let number = |name| {
-            let text = kernel.proc.read(name).ok()?;
+            let text = kernel.proc.read_record(name).ok()?;
             crate::cgroup::format::parse_number(&text)
         };
         Overcommit {
@@ -141,7 +141,7 @@ struct HugePages {
 /// For each size: as many as the host has and the limits over the levels allow.
 fn huge_pages(kernel: &Kernel, container: &Container, host: &Meminfo) -> Result<HugePages> {
     let mut found = HugePages::default();
-    let levels = container.levels(kernel, Controller::Hugetlb)?;
+    let levels = container.levels(kernel, Controller::Hugetlb);
     for (size, host_pages) in kernel.sys.huge_pages() {
         let name = size_name(size);
         let mut per_level = Vec::with_capacity(levels.dirs.len());
