@@ -1,7 +1,9 @@
 //! A cgroup directory, held open: the only code that reads cgroup files.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{self, Error, Result};
@@ -42,7 +44,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where the cgroup has been removed.
-    pub fn open_below(&self, name: &str) -> Result<Self> {
+    pub fn open_below(&self, name: impl AsRef<OsStr>) -> Result<Self> {
+        let name = name.as_ref();
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         let fd = file::open_directory_at(&self.fd, name)
             .map_err(|error| Error::io("open", &path, error))?;
@@ -143,7 +146,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where there is none.
-    pub fn id_below(&self, name: &str) -> Result<CgroupId> {
+    pub fn id_below(&self, name: impl AsRef<OsStr>) -> Result<CgroupId> {
+        let name = name.as_ref();
         let flags = if name.is_empty() {
             rustix::fs::AtFlags::EMPTY_PATH
         } else {
@@ -158,15 +162,16 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn children(&self) -> Result<Vec<String>> {
+    pub fn children(&self) -> Result<Vec<OsString>> {
         let listing = file::open_at(&self.fd, ".")
             .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
             .map_err(|error| Error::io("list", &self.path, error))?;
         let mut names = Vec::new();
         for entry in listing {
             let entry = entry.map_err(|error| Error::io("list", &self.path, error))?;
-            let name = entry.file_name().to_str().unwrap_or(".");
-            if entry.file_type() == rustix::fs::FileType::Directory && !name.starts_with('.') {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
+            if is_directory && name != "." && name != ".." {
                 names.push(name.to_owned());
             }
         }
