@@ -45,6 +45,9 @@ use clap::Parser;
 
 use crate::options::{Command, Options};
 
+/// The spread of the rounds up to which ratios are worth keeping.
+const QUIET: f64 = 0.25;
+
 fn main() -> ExitCode {
     match run(Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,7 +95,9 @@ fn bench(options: &Options) -> Result<()> {
     let footprints = measure::footprints(&subjects)?;
     writeln!(out, "\n{}", report::footprints(&footprints))?;
     if plan.rounds > 1 {
-        writeln!(out, "spread of the rounds: {:.0} %", measure::spread(&results) * 100.0)?;
+        let spread = measure::spread(&results);
+        let verdict = if spread > QUIET { ": not a quiet machine, repeat" } else { "" };
+        writeln!(out, "spread of the rounds: {:.0} %{verdict}", spread * 100.0)?;
     }
     if let Some(throttled) = container.throttled().filter(|&count| count > 0) {
         writeln!(out, "warning: the readers were throttled in {throttled} periods")?;

@@ -72,10 +72,10 @@ pub(crate) fn table(block: Block, subjects: &[Subject], cells: &[Cell]) -> Strin
     lines.push(row(
         "",
         kinds.iter().map(|kind| center(kind.name(), 25)),
-        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 20)),
+        ratios.iter().map(|(of, to)| center(&format!("{} : {}", of.name(), to.name()), 21)),
     ));
     let columns = format!("{:>7}{:>6}{:>6}{:>6}", "kops/s", "p50", "p99", "cpu");
-    let ratio_columns = format!("{:>6}{:>7}{:>7}", "speed", "+p50", "cpu");
+    let ratio_columns = format!("{:>6}{:>8}{:>7}", "speed", "+p50", "cpu");
     lines.push(row(
         "file",
         kinds.iter().map(|_| columns.clone()),
@@ -133,7 +133,7 @@ fn compare(of: Figures, to: Figures) -> String {
     let more = (of.p50_ns - to.p50_ns) / 1e3;
     let cpu = of.daemon_cpu_ns.zip(to.daemon_cpu_ns);
     let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{}x", digits(of / to)));
-    format!("{:>6}{more:>+7.1}{cpu:>7}", format!("{}x", digits(speed)))
+    format!("{:>6}{more:>+8.1}{cpu:>7}", format!("{}x", digits(speed)))
 }
 
 fn center(text: &str, width: usize) -> String {

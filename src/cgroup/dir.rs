@@ -1,5 +1,6 @@
 //! A cgroup directory, held open: the only code that reads cgroup files.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -54,14 +55,27 @@ impl CgroupDir {
         &self.path
     }
 
-    /// Reads a file of the cgroup whole; none where the cgroup does not have it: its
-    /// controller is not enabled here, the kernel is older, or the cgroup has been removed
-    /// (see [`CgroupDir::exists`]).
+    /// Reads a file of the cgroup that is no list (see [`CgroupDir::read_list`]); none where the
+    /// cgroup does not have it: its controller is not enabled here, the kernel is older, or the
+    /// cgroup has been removed (see [`CgroupDir::exists`]).
     ///
     /// # Errors
     /// [`Error::Gone`] where the cgroup was removed in mid-read; else [`Error::Io`].
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match file::read_at(&self.fd, name) {
+        self.answer(name, file::read_record_at(&self.fd, name))
+    }
+
+    /// Reads one of the files that list processes or threads, one id a line, which the kernel
+    /// renders piece by piece; none as of [`CgroupDir::read`].
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn read_list(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.answer(name, file::read_at(&self.fd, name))
+    }
+
+    fn answer(&self, name: &str, read: io::Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        match read {
             Ok(text) => Ok(Some(text)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => Ok(None),
@@ -158,6 +172,14 @@ impl CgroupDir {
         }
         Ok(names)
     }
+}
+
+/// For walks over the cgroups below one: what one that is gone holds is nothing.
+///
+/// # Errors
+/// `error`, unless it says that the cgroup has been removed.
+pub fn nothing_if_gone<T: Default>(error: Error) -> Result<T> {
+    if error.is_gone() { Ok(T::default()) } else { Err(error) }
 }
 
 impl AsFd for CgroupDir {

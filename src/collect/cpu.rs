@@ -7,10 +7,11 @@ use crate::cgroup::format::Bandwidth;
 use crate::cgroup::stats::tightest;
 use crate::container::Container;
 use crate::cpulist::CpuSet;
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::facts::{CpuTimes, Facts};
 use crate::history::cpu::Counters;
 use crate::kernel::{Controller, Kernel};
+use crate::procfs::stat;
 use crate::units::Nsec;
 
 use super::{Collector, Scope};
@@ -56,10 +57,10 @@ impl Collector {
 
 /// The container's counters; none in a hierarchy's root.
 fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<Counters>> {
-    let levels = container.levels(kernel, Controller::Cpuacct)?;
+    let levels = container.levels(kernel, Controller::Cpuacct);
     let Some(dir) = levels.dirs.first() else { return Ok(None) };
     let Some(usage) = levels.version.cpu_usage(dir)? else { return Ok(None) };
-    let levels = container.levels(kernel, Controller::Cpu)?;
+    let levels = container.levels(kernel, Controller::Cpu);
     let throttled = match levels.dirs.first() {
         Some(dir) => levels.version.throttled(dir)?,
         None => Nsec(0),
@@ -76,8 +77,8 @@ fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<
 
 /// The first n of the CPUs that the container may use.
 fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
-    let online = kernel.sys.online_cpus()?;
-    let levels = container.levels(kernel, Controller::Cpuset)?;
+    let online = online(kernel)?;
+    let levels = container.levels(kernel, Controller::Cpuset);
     let mut usable = None;
     for dir in levels.dirs {
         usable = levels.version.cpuset(dir)?;
@@ -85,12 +86,26 @@ fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
             break;
         }
     }
-    let levels = container.levels(kernel, Controller::Cpu)?;
+    let levels = container.levels(kernel, Controller::Cpu);
     let mut bandwidths = Vec::with_capacity(levels.dirs.len());
     for dir in levels.dirs {
         bandwidths.push(levels.version.bandwidth(dir)?);
     }
     Ok(present(&online, usable.as_ref(), tightest(bandwidths)))
+}
+
+/// The CPUs that run, by sysfs; without it, or where it says nothing of use, by `/proc/stat`.
+fn online(kernel: &Kernel) -> Result<CpuSet> {
+    let error = match kernel.sys.online_cpus() {
+        Ok(online) => return Ok(online),
+        Err(error) => error,
+    };
+    let online = stat::online_cpus(&kernel.proc.read("stat")?);
+    if online.is_empty() {
+        return Err(error);
+    }
+    error::report(&error);
+    Ok(online)
 }
 
 /// Of the `usable` CPUs that are `online`, as many as the bandwidth pays for, at least one.

@@ -12,7 +12,7 @@ impl Collector {
     /// sees the host's.
     pub(super) fn diskstats(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
         let container = scope.container;
-        let levels = container.levels(&self.kernel, Controller::Blkio)?;
+        let levels = container.levels(&self.kernel, Controller::Blkio);
         let Some(dir) = levels.dirs.first().filter(|_| !scope.is_host) else { return Ok(None) };
         let records = self.history.of(container.identity(), container.birth);
         // Held while the counters are read, so that they reach the record in their order.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cgroup::dir::CgroupDir;
+use crate::cgroup::dir::{CgroupDir, nothing_if_gone};
 use crate::container::{Container, Identity, Levels};
 use crate::error::{self, Result};
 use crate::facts::Tasks;
 use crate::history::load::{LoadAverage, STEP};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::process;
+use crate::sys::descriptors;
 use crate::units::Nsec;
 
 /// A pass that takes this long …
@@ -24,8 +25,9 @@ const LEAST_PAUSE: Nsec = STEP;
 /// A container that nobody has asked about for so long is no longer sampled: twice as long as
 /// the slowest average remembers.
 const FORGET_AFTER: Nsec = Nsec(30 * 60 * Nsec::PER_SEC);
-/// How many containers are sampled; more get no averages beyond their first count.
-const MOST_WATCHED: usize = 8192;
+/// How many descriptors the sampled containers hold at most; further ones get no averages
+/// beyond their first count.
+const MOST_DESCRIPTORS: usize = 16_384;
 
 /// A container's load at the last pass.
 #[derive(Clone, Copy, Debug)]
@@ -95,8 +97,11 @@ impl Sampler {
         let tasks = count(&self.shared.kernel, container)?;
         let load = LoadAverage::first(tasks.running + tasks.blocked, now);
         let sample = Sample { load, tasks, asked: now };
+        let most = (descriptors::limit() / 4).min(MOST_DESCRIPTORS);
         let mut state = self.shared.state.lock();
-        if state.watched.len() < MOST_WATCHED {
+        let held: usize =
+            state.watched.values().map(|watched| watched.container.descriptors()).sum();
+        if held + container.descriptors() <= most {
             let container = Arc::clone(container);
             state.watched.entry(identity).or_insert(Watched { container, sample });
         }
@@ -108,7 +113,7 @@ impl Sampler {
                 state.running = false;
                 error::report(&error::Error::io(
                     "start the load sampler's thread",
-                    "/proc/self/task",
+                    self.shared.kernel.proc.path("self/task"),
                     error,
                 ));
             }
@@ -175,33 +180,28 @@ pub fn boottime() -> Nsec {
 
 /// The levels of a hierarchy in which the container has a cgroup of its own, which lists its
 /// tasks; none where it has one in no hierarchy.
-///
-/// # Errors
-/// [`crate::error::Error::Gone`] where the cgroup has been removed.
-pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Result<Option<Levels<'a>>> {
+#[must_use]
+pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Levels<'a>> {
     const ORDER: [Controller; 4] =
         [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Cpuset];
-    for controller in ORDER {
-        let levels = container.levels(kernel, controller)?;
-        if !levels.dirs.is_empty() {
-            return Ok(Some(levels));
-        }
-    }
-    Ok(None)
+    let mut levels = ORDER.iter().map(|controller| container.levels(kernel, *controller));
+    levels.find(|levels| !levels.dirs.is_empty())
 }
 
 /// Counts the threads of a container's whole subtree, at any depth.
 fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
     let mut tasks = Tasks::default();
-    let Some(levels) = task_levels(kernel, container)? else { return Ok(tasks) };
+    let Some(levels) = task_levels(kernel, container) else { return Ok(tasks) };
     let mut newest = 0;
     let mut pending: Vec<CgroupDir> = vec![levels.dirs[0].open_below("")?];
     while let Some(dir) = pending.pop() {
-        let listed = dir.read(levels.version.threads_file())?.unwrap_or_default();
+        // A cgroup that goes away meanwhile has no tasks.
+        let listed = dir.read_list(levels.version.threads_file()).or_else(nothing_if_gone)?;
+        let Some(listed) = listed else { continue };
         for line in listed.split(|&byte| byte == b'\n') {
             let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
             let Some(tid) = tid else { continue };
-            let Ok(text) = kernel.proc.read(&format!("{tid}/stat")) else { continue };
+            let Ok(text) = kernel.proc.read_record(&format!("{tid}/stat")) else { continue };
             let Some(stat) = process::parse_stat(&text) else { continue };
             tasks.total += 1;
             newest = newest.max(tid);
@@ -211,13 +211,12 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
                 _ => {}
             }
         }
-        for name in dir.children()? {
-            // A cgroup that goes away meanwhile has no tasks.
+        for name in dir.children().or_else(nothing_if_gone)? {
             pending.extend(dir.open_below(&name).ok());
         }
     }
     tasks.last_pid = inner_pid(kernel, container, newest).unwrap_or(0);
-    let freezer = container.levels(kernel, Controller::Freezer)?;
+    let freezer = container.levels(kernel, Controller::Freezer);
     let frozen = match freezer.dirs.first() {
         Some(dir) => freezer.version.is_frozen(dir)?,
         None => false,
@@ -227,12 +226,13 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
         tasks.running = 0;
         tasks.blocked = 0;
     }
+    container.check_exists()?;
     Ok(tasks)
 }
 
 /// The number of a thread in the container's own pid namespace.
 fn inner_pid(kernel: &Kernel, container: &Container, tid: u32) -> Option<u32> {
-    let status = kernel.proc.read(&format!("{tid}/status")).ok()?;
+    let status = kernel.proc.read_record(&format!("{tid}/status")).ok()?;
     let pids = process::parse_ns_pids(&status)?;
     pids.get(container.pid_level).or_else(|| pids.last()).copied()
 }

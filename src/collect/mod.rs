@@ -68,6 +68,8 @@ impl Collector {
             ProcFile::Loadavg => self.loadavg(&scope, now)?,
             ProcFile::Diskstats => self.diskstats(&scope)?,
         };
+        // Only now: a cgroup that is removed between two of its files would have no limit.
+        container.check_exists()?;
         match facts {
             Some(facts) => Ok(facts),
             None => self.verbatim(file),
@@ -76,15 +78,15 @@ impl Collector {
 
     /// The host's own file.
     fn verbatim(&self, file: ProcFile) -> Result<Facts> {
-        let proc = |name| self.kernel.proc.read(name);
+        let proc = &self.kernel.proc;
         let text = match file {
-            ProcFile::Cpuinfo => proc("cpuinfo"),
-            ProcFile::Diskstats => proc("diskstats"),
-            ProcFile::Loadavg => proc("loadavg"),
-            ProcFile::Meminfo => proc("meminfo"),
-            ProcFile::Stat => proc("stat"),
-            ProcFile::Swaps => proc("swaps"),
-            ProcFile::Uptime => proc("uptime"),
+            ProcFile::Cpuinfo => proc.read("cpuinfo"),
+            ProcFile::Diskstats => proc.read("diskstats"),
+            ProcFile::Loadavg => proc.read_record("loadavg"),
+            ProcFile::Meminfo => proc.read_record("meminfo"),
+            ProcFile::Stat => proc.read_record("stat"),
+            ProcFile::Swaps => proc.read("swaps"),
+            ProcFile::Uptime => proc.read_record("uptime"),
             ProcFile::CpuOnline => self.kernel.sys.read("devices/system/cpu/online"),
         };
         text.map(Facts::Verbatim)
@@ -92,7 +94,7 @@ impl Collector {
 
     fn stat(&self, scope: &Scope<'_>, reader: Option<u32>, now: Nsec) -> Result<Option<Facts>> {
         let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
-        let host = self.kernel.proc.read("stat")?;
+        let host = self.kernel.proc.read_record("stat")?;
         let tasks = self.sampler.watch(scope.container, now)?.tasks;
         let boot_time = match self.boottime_offset(scope, reader)? {
             Some(offset) => stat::boot_time(&host).map(|host| earlier_by(host, offset)),
@@ -114,7 +116,7 @@ impl Collector {
     }
 
     fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {
-        if scope.is_host || load::task_levels(&self.kernel, scope.container)?.is_none() {
+        if scope.is_host || load::task_levels(&self.kernel, scope.container).is_none() {
             return Ok(None);
         }
         let sample = self.sampler.watch(scope.container, now)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lxcfs_rs::cgroup::apply::Limits;
+use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
 use lxcfs_rs::runtime::{self, spec};
@@ -23,6 +24,7 @@ const MOUNTPOINT: &str = "/var/lib/lxcfs";
 
 /// Run a command in a new container that sees its own /proc
 #[derive(clap::Args, Debug)]
+#[command(disable_help_flag = true)] // Docker's -h is the host name
 pub(crate) struct Args {
     /// Memory limit: a number with an optional suffix b, k, m, g or t
     #[arg(short, long, value_name = "SIZE", value_parser = spec::parse_memory)]
@@ -34,11 +36,15 @@ pub(crate) struct Args {
 
     /// The CPUs it may run on, such as 0-2,4
     #[arg(long, value_name = "LIST", value_parser = spec::parse_cpuset)]
-    cpuset_cpus: Option<String>,
+    cpuset_cpus: Option<CpuSet>,
 
     /// Its root directory, used as it is [default: a throw-away copy of the host's root]
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]

@@ -8,24 +8,36 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use super::boundary::{namespace_root, without_init_scope};
-use super::init::{Init, to_pid};
-use super::{Container, Identity, Root, Subject, Who, identity as identity_of};
+use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
+use super::held::{Held, Holds};
+use super::init::Init;
+use super::thread::{self, Thread, to_pid};
+use super::{Container, Identity, Root, Subject, Who, id_at, identity as identity_of};
+use crate::cgroup::dir::nothing_if_gone;
 use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
 use crate::error::{self, Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::{Namespace, NsId, process};
-use crate::sys::identity;
+use crate::sys::{descriptors, file, identity};
 use crate::units::Nsec;
 
-/// How many containers are remembered. Each holds a directory per hierarchy and level.
-const MOST_CONTAINERS: usize = 512;
+/// How many descriptors the remembered containers hold at most: a directory per hierarchy and
+/// level each.
+const MOST_FOR_CONTAINERS: usize = 16_384;
+/// How many the remembered namespaces of one kind hold at most: two each.
+const MOST_FOR_NAMESPACES: usize = 2_048;
 /// How many births are remembered: more than containers, since a birth must never change.
 const MOST_BIRTHS: usize = 8192;
+/// How often at most what has ended is looked for, to be forgotten. A namespace that is held
+/// keeps its cgroups half alive in the kernel.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often a process is looked at that is moved while it is looked at.
+const ATTEMPTS: usize = 10;
 
 /// By hierarchy: a process's cgroup as the daemon spells it; none where the hierarchy serves no
 /// controller.
@@ -43,10 +55,12 @@ pub struct Resolver {
     /// Whether the kernel lacks PIDFD_GET_INFO, so that thread groups are read from /proc.
     without_pidfd_info: AtomicBool,
     unknown: AtomicU64,
-    inits: Mutex<LruCache<NsId, Arc<Init>>>,
-    boundaries: Mutex<LruCache<NsId, Arc<Boundary>>>,
-    containers: Mutex<LruCache<Identity, Arc<Container>>>,
+    inits: Held<NsId, Init>,
+    boundaries: Held<NsId, Boundary>,
+    containers: Held<Identity, Container>,
     births: Mutex<LruCache<Identity, Nsec>>,
+    /// When what has ended was last looked for.
+    swept: Mutex<Instant>,
 }
 
 /// The daemon's own namespaces.
@@ -63,10 +77,24 @@ struct OwnNamespaces {
 struct Boundary {
     /// Keeps the namespace's number from being reused.
     _namespace: OwnedFd,
-    /// The process by which it was found: what ended with it need not be remembered.
-    found_by: OwnedFd,
-    /// By hierarchy; none where the namespace's root bounds nothing there.
-    roots: Vec<Option<Root>>,
+    /// The process by which it was found: when that has ended it need not be remembered.
+    found_by: Option<OwnedFd>,
+    /// By hierarchy.
+    roots: Vec<NamespaceRoot<Root>>,
+}
+
+impl Holds for Boundary {
+    fn descriptors(&self) -> usize {
+        2
+    }
+}
+
+/// The task that is asked about a process, and the cgroup namespace it is in.
+#[derive(Clone, Copy, Debug)]
+struct Speaker {
+    tid: u32,
+    /// None before Linux 4.6.
+    cgroup_namespace: Option<NsId>,
 }
 
 impl Resolver {
@@ -80,16 +108,18 @@ impl Resolver {
             cgroup: kernel.proc.namespace("self", Namespace::Cgroup).ok(),
             time: kernel.proc.namespace("self", Namespace::Time).ok(),
         };
-        let capacity = |most: usize| NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        let files = descriptors::limit();
+        let births = NonZeroUsize::new(MOST_BIRTHS).unwrap_or(NonZeroUsize::MIN);
         Ok(Resolver {
             kernel,
             own,
             without_pidfd_info: AtomicBool::new(false),
             unknown: AtomicU64::new(0),
-            inits: Mutex::new(LruCache::new(capacity(MOST_CONTAINERS))),
-            boundaries: Mutex::new(LruCache::new(capacity(MOST_CONTAINERS))),
-            containers: Mutex::new(LruCache::new(capacity(MOST_CONTAINERS))),
-            births: Mutex::new(LruCache::new(capacity(MOST_BIRTHS))),
+            inits: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
+            boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
+            containers: Held::at_most((files / 4).min(MOST_FOR_CONTAINERS)),
+            births: Mutex::new(LruCache::new(births)),
+            swept: Mutex::new(Instant::now()),
         })
     }
 
@@ -124,57 +154,69 @@ impl Resolver {
     /// Drops what is remembered of a container whose cgroup turned out to be gone, so that the
     /// next [`Resolver::resolve`] looks afresh.
     pub fn forget(&self, container: &Container) {
-        self.containers.lock().pop(&container.identity());
-        drop_where(&self.boundaries, |boundary| {
-            let same = |(a, b): (&Option<Root>, &Option<Root>)| a.is_some() && a == b;
-            boundary.roots.iter().zip(&container.roots).any(same)
-        });
+        self.containers.forget(&container.identity());
     }
 
     fn find(&self, tid: u32) -> Result<Who> {
-        let reader = self.thread_group(tid)?;
-        let pid_namespace = self.kernel.proc.namespace(reader, Namespace::Pid)?;
-        let cgroup_namespace = self.cgroup_namespace(reader)?;
-        let init = if pid_namespace == self.own.pid {
-            None
-        } else {
-            Some(self.init(reader, pid_namespace)?)
-        };
-        let Some(init) = init else {
-            let container = self.container_of(reader, cgroup_namespace, None)?;
-            let subject = if cgroup_namespace == self.own.cgroup {
+        self.sweep();
+        let thread = self.thread(tid)?;
+        for _ in 0..ATTEMPTS {
+            let found = self.find_process(thread.group);
+            // All was asked by number. A reader that waits for our answer keeps its own and
+            // those of its inits; one that does not, as in asynchronous I/O, may have ended.
+            if !thread.is_alive() {
+                return Err(Error::Gone { what: format!("thread {tid}") });
+            }
+            match found {
+                // Of one that is alive only a cgroup can be gone that it was in: it was moved.
+                Err(error) if error.is_gone() => {}
+                found => return found,
+            }
+        }
+        Err(moved(thread.group))
+    }
+
+    fn find_process(&self, process: u32) -> Result<Who> {
+        let reader = self.speaker(process)?;
+        let subject = self.subject(process, reader)?;
+        Ok(Who { reader: Some(reader.tid), subject })
+    }
+
+    fn subject(&self, process: u32, reader: Speaker) -> Result<Subject> {
+        let pid_namespace = self.kernel.proc.namespace(process, Namespace::Pid)?;
+        if pid_namespace == self.own.pid {
+            let container = self.container_of(reader, None)?;
+            return Ok(if reader.cgroup_namespace == self.own.cgroup {
                 Subject::Host(container)
             } else {
                 Subject::Container(container)
-            };
-            return Ok(Who { reader: Some(reader), subject });
-        };
-        let container = if self.sees_as_init(reader, cgroup_namespace, &init)? {
-            let namespace = self.cgroup_namespace(init.pid)?;
-            self.container_of(init.pid, namespace, Some(&init))?
-        } else {
-            self.container_of(reader, cgroup_namespace, Some(&init))?
-        };
-        Ok(Who { reader: Some(reader), subject: Subject::Container(container) })
+            });
+        }
+        let init = self.init(process, pid_namespace)?;
+        let init_speaker = if process == init.pid { reader } else { self.speaker(init.pid)? };
+        let bounded = if self.sees_as_init(reader, init_speaker)? { init_speaker } else { reader };
+        Ok(Subject::Container(self.container_of(bounded, Some(&init))?))
     }
 
     /// Whether a reader is in the container of its pid namespace's init, and not in one of its
     /// own that merely shares the pid namespace.
-    fn sees_as_init(&self, reader: u32, namespace: Option<NsId>, init: &Init) -> Result<bool> {
-        if reader == init.pid {
+    fn sees_as_init(&self, reader: Speaker, init: Speaker) -> Result<bool> {
+        if reader.tid == init.tid {
             return Ok(true);
         }
-        if namespace != self.own.cgroup && namespace != self.cgroup_namespace(init.pid)? {
+        if reader.cgroup_namespace != self.own.cgroup
+            && reader.cgroup_namespace != init.cgroup_namespace
+        {
             return Ok(false);
         }
         let proc = &self.kernel.proc;
-        if proc.namespace(reader, Namespace::Mount)?
-            == proc.namespace(init.pid, Namespace::Mount)?
+        if proc.namespace(reader.tid, Namespace::Mount)?
+            == proc.namespace(init.tid, Namespace::Mount)?
         {
             return Ok(true);
         }
-        let roots = self.roots(init.pid, self.cgroup_namespace(init.pid)?)?;
-        let paths = self.paths(&self.memberships(reader)?);
+        let roots = self.roots(init)?;
+        let paths = self.paths(&self.memberships(reader.tid)?);
         Ok(paths.iter().zip(&roots).all(|(path, root)| match (path, root) {
             (Some(path), Some(root)) => is_at_or_below(path, &root.path),
             (None, Some(_)) => false,
@@ -182,111 +224,159 @@ impl Resolver {
         }))
     }
 
-    /// The thread group of a thread.
-    fn thread_group(&self, tid: u32) -> Result<u32> {
-        let gone = || Error::Gone { what: format!("thread {tid}") };
-        let pid = to_pid(tid).ok_or_else(gone)?;
+    /// The thread that reads, and its process.
+    fn thread(&self, tid: u32) -> Result<Thread> {
         if !self.without_pidfd_info.load(Ordering::Relaxed) {
-            match identity::thread_group(pid) {
-                Ok(tgid) => return Ok(tgid),
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(gone()),
-                Err(_) => self.without_pidfd_info.store(true, Ordering::Relaxed),
+            match thread::by_pidfd(tid) {
+                Some(found) => return found,
+                None => self.without_pidfd_info.store(true, Ordering::Relaxed),
             }
         }
-        let name = format!("{tid}/status");
-        let status = self.kernel.proc.read(&name)?;
-        process::parse_thread_group(&status).ok_or_else(|| {
-            Error::malformed(self.kernel.proc.path(&name), 0, &status, "a line Tgid")
-        })
+        thread::by_status(&self.kernel.proc, tid)
     }
 
-    /// A process's cgroup namespace; none before Linux 4.6.
-    fn cgroup_namespace(&self, pid: u32) -> Result<Option<NsId>> {
+    /// Whom to ask about a process: its leader; or where that has ended and other threads go
+    /// on (pthread_exit(3) in `main`), and the kernel no longer tells its namespaces and calls
+    /// its v1 cgroups `/`, one of those.
+    fn speaker(&self, process: u32) -> Result<Speaker> {
+        let speaker = |tid| {
+            let cgroup_namespace = self.cgroup_namespace(tid)?;
+            Ok(Speaker { tid, cgroup_namespace })
+        };
+        match speaker(process) {
+            Err(error) if Error::is_gone(&error) => {
+                let threads = self.kernel.proc.threads(process)?;
+                threads.into_iter().find_map(|tid| speaker(tid).ok()).ok_or(error)
+            }
+            found => found,
+        }
+    }
+
+    /// A task's cgroup namespace; none before Linux 4.6.
+    fn cgroup_namespace(&self, tid: u32) -> Result<Option<NsId>> {
         if self.own.cgroup.is_none() {
             return Ok(None);
         }
-        self.kernel.proc.namespace(pid, Namespace::Cgroup).map(Some)
+        self.kernel.proc.namespace(tid, Namespace::Cgroup).map(Some)
     }
 
     /// The init of the pid namespace `namespace`, which `reader` is in.
     fn init(&self, reader: u32, namespace: NsId) -> Result<Arc<Init>> {
-        let known = self.inits.lock().get(&namespace).cloned();
-        if let Some(init) = known {
+        if let Some(init) = self.inits.get(&namespace) {
             if init.is_alive() {
                 return Ok(init);
             }
-            self.inits.lock().pop(&namespace);
+            self.inits.forget(&namespace);
         }
         let init = Arc::new(Init::of(&self.kernel.proc, reader)?);
-        drop_where(&self.inits, |init| !init.is_alive());
-        self.inits.lock().put(init.namespace, Arc::clone(&init));
+        self.inits.put(init.namespace, Arc::clone(&init));
         Ok(init)
+    }
+
+    /// Forgets what has ended, if that was not done just now.
+    fn sweep(&self) {
+        let Some(mut swept) = self.swept.try_lock() else { return };
+        if swept.elapsed() < SWEEP_EVERY {
+            return;
+        }
+        self.inits.forget_where(|init| !init.is_alive());
+        self.boundaries
+            .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));
+        self.containers.forget_where(|known| known.check_exists().is_err());
+        *swept = Instant::now();
     }
 
     fn memberships(&self, pid: u32) -> Result<Vec<Membership>> {
         let name = format!("{pid}/cgroup");
-        parse_memberships(&self.kernel.proc.read(&name)?, &self.kernel.proc.path(&name))
+        parse_memberships(&self.kernel.proc.read_record(&name)?, &self.kernel.proc.path(&name))
     }
 
     /// The paths of the hierarchies that serve a controller.
     fn paths(&self, memberships: &[Membership]) -> Paths {
-        self.kernel
-            .hierarchies
-            .iter()
-            .map(|hierarchy| {
-                let same = |line: &&Membership| line.controllers == hierarchy.controllers;
-                let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
-                Some(line.path.clone())
-            })
-            .collect()
+        super::paths(&self.kernel, memberships)
     }
 
-    /// The cgroups that bound process `pid`, whose cgroup namespace is `namespace`.
-    fn roots(&self, pid: u32, namespace: Option<NsId>) -> Result<Roots> {
-        let Some(namespace) = namespace.filter(|_| namespace != self.own.cgroup) else {
-            return self.own_roots(pid);
-        };
-        let known = self.boundaries.lock().get(&namespace).cloned();
-        let boundary = match known {
-            Some(boundary) => boundary,
-            None => self.find_boundary(pid, namespace)?,
-        };
-        if boundary
-            .roots
-            .iter()
-            .zip(&self.kernel.hierarchies)
-            .all(|(root, hierarchy)| root.is_some() || !hierarchy.serves)
-        {
-            return Ok(boundary.roots.clone());
+    /// The cgroups that bound a process.
+    fn roots(&self, speaker: Speaker) -> Result<Roots> {
+        let Speaker { tid, cgroup_namespace } = speaker;
+        let name = format!("{tid}/cgroup");
+        let proc = &self.kernel.proc;
+        let path = proc.path(&name);
+        // Held over the readings: it never comes to tell of another process.
+        let listing = proc.open_file(&name)?;
+        let read =
+            || file::reread_record(&listing).map_err(|error| Error::io("read", &path, error));
+        let namespace = cgroup_namespace.filter(|_| cgroup_namespace != self.own.cgroup);
+        for _ in 0..ATTEMPTS {
+            let before = read()?;
+            let paths = self.paths(&parse_memberships(&before, &path)?);
+            let boundary = match namespace {
+                Some(namespace) => self.boundary(tid, namespace, &paths)?,
+                None => None,
+            };
+            let roots = self.roots_at(&paths, boundary.as_deref());
+            // A process that is moved meanwhile may have left the paths to others.
+            if read()? == before {
+                return roots;
+            }
         }
-        let own = self.own_roots(pid)?;
-        Ok(boundary.roots.iter().zip(own).map(|(root, own)| root.clone().or(own)).collect())
+        Err(moved(tid))
     }
 
-    /// A process's own cgroups, without systemd's leaf.
-    fn own_roots(&self, pid: u32) -> Result<Roots> {
-        let paths = self.paths(&self.memberships(pid)?);
+    /// What bounds a process whose cgroups are at `paths`: the root of its cgroup namespace
+    /// where that is known, else its own cgroup, without systemd's leaf.
+    fn roots_at(&self, paths: &Paths, boundary: Option<&Boundary>) -> Result<Roots> {
         paths
-            .into_iter()
+            .iter()
             .enumerate()
             .map(|(hierarchy, path)| {
                 let Some(path) = path else { return Ok(None) };
-                let path = without_init_scope(&path).to_owned();
-                // A cgroup that our mount does not show bounds nothing that can be read.
-                if self.kernel.relative(hierarchy, &path).is_none() {
-                    return Ok(None);
+                if let Some(NamespaceRoot::At(root)) = boundary.map(|known| &known.roots[hierarchy])
+                {
+                    return Ok(Some(root.clone()));
                 }
-                let id = self.id_at(hierarchy, &path)?;
-                Ok(Some(Root { path, id }))
+                let path = without_init_scope(path);
+                Ok(id_at(&self.kernel, hierarchy, path)?
+                    .map(|id| Root { path: path.to_owned(), id }))
             })
             .collect()
     }
 
+    /// The roots of the cgroup namespace of a process whose cgroups are at `paths`.
+    ///
+    /// What is remembered counts only for a process that is below those roots: one that was
+    /// moved out, or has entered the namespace from outside, is not bounded by them.
+    fn boundary(&self, pid: u32, namespace: NsId, paths: &Paths) -> Result<Option<Arc<Boundary>>> {
+        let known = self.boundaries.get(&namespace);
+        if let Some(known) = known.filter(|known| self.is_below(paths, known)) {
+            return Ok(Some(known));
+        }
+        let found = Arc::new(self.find_boundary(pid, namespace)?);
+        if found.roots.iter().all(|root| !matches!(root, NamespaceRoot::Unknown)) {
+            self.boundaries.put(namespace, Arc::clone(&found));
+        }
+        Ok(Some(found))
+    }
+
+    /// Whether all cgroups of a process at `paths` are at or below the roots, which are still
+    /// where they were.
+    fn is_below(&self, paths: &Paths, boundary: &Boundary) -> bool {
+        paths.iter().zip(&boundary.roots).enumerate().all(|(hierarchy, (path, root))| {
+            match (path, root) {
+                (Some(path), NamespaceRoot::At(root)) => {
+                    is_at_or_below(path, &root.path)
+                        && id_at(&self.kernel, hierarchy, &root.path).ok() == Some(Some(root.id))
+                }
+                (None, _) | (_, NamespaceRoot::Top) => true,
+                (_, NamespaceRoot::Unknown) => false,
+            }
+        })
+    }
+
     /// Compares what the daemon and the inside of the namespace see of a process's cgroups.
-    fn find_boundary(&self, pid: u32, namespace: NsId) -> Result<Arc<Boundary>> {
-        const ATTEMPTS: usize = 10;
+    fn find_boundary(&self, pid: u32, namespace: NsId) -> Result<Boundary> {
         let gone = || Error::Gone { what: format!("process {pid}") };
-        let found_by = to_pid(pid).and_then(|pid| identity::process(pid).ok()).ok_or_else(gone)?;
+        let found_by = to_pid(pid).and_then(|pid| identity::process(pid).ok());
         let namespace_fd = self.kernel.proc.open_file(&format!("{pid}/ns/cgroup"))?;
         let stat = rustix::fs::fstat(&namespace_fd).map_err(|_| gone())?;
         if NsId(stat.st_ino) != namespace {
@@ -295,111 +385,111 @@ impl Resolver {
         for _ in 0..ATTEMPTS {
             let abs = self.memberships(pid)?;
             let rel = self.memberships_inside(pid, &namespace_fd)?;
-            // A process that is moved between the readings would be given a wrong boundary.
-            if self.memberships(pid)? != abs {
-                continue;
-            }
             let roots = self
                 .paths(&abs)
                 .into_iter()
                 .zip(self.paths(&rel))
                 .enumerate()
-                .map(|(hierarchy, (abs, rel))| {
-                    let (abs, rel) = (abs?, rel?);
-                    let path = namespace_root(&abs, &rel)?.to_owned();
-                    let id = self.id_at(hierarchy, &path).ok()?;
-                    Some(Root { path, id })
+                .map(|(hierarchy, paths)| {
+                    let (Some(abs), Some(rel)) = paths else { return NamespaceRoot::Top };
+                    match namespace_root(&abs, &rel) {
+                        NamespaceRoot::Top => NamespaceRoot::Top,
+                        NamespaceRoot::Unknown => NamespaceRoot::Unknown,
+                        NamespaceRoot::At(path) => match id_at(&self.kernel, hierarchy, path) {
+                            Ok(Some(id)) => NamespaceRoot::At(Root { path: path.to_owned(), id }),
+                            Ok(None) => NamespaceRoot::Top,
+                            Err(_) => NamespaceRoot::Unknown,
+                        },
+                    }
                 })
                 .collect();
-            let boundary = Arc::new(Boundary { _namespace: namespace_fd, found_by, roots });
-            drop_where(&self.boundaries, |known| !identity::is_alive(&known.found_by));
-            self.boundaries.lock().put(namespace, Arc::clone(&boundary));
-            return Ok(boundary);
+            // A process that is moved between the readings would be given a wrong boundary.
+            if self.memberships(pid)? == abs {
+                return Ok(Boundary { _namespace: namespace_fd, found_by, roots });
+            }
         }
-        Err(Error::Refused(format!("process {pid} is moved between cgroups all the time")))
+        Err(moved(pid))
     }
 
     /// `/proc/PID/cgroup` as a reader inside of the cgroup namespace sees it. The kernel shows
     /// it by the namespace of the thread that reads, and a thread can't leave a namespace
     /// without trace: so a thread of its own reads, and ends.
     fn memberships_inside(&self, pid: u32, namespace: &OwnedFd) -> Result<Vec<Membership>> {
+        let path = self.kernel.proc.path(&format!("{pid}/ns/cgroup"));
         std::thread::scope(|scope| {
-            let read = scope.spawn(|| {
+            let read = || {
                 let kind = nix::sched::CloneFlags::CLONE_NEWCGROUP;
-                nix::sched::setns(namespace.as_fd(), kind).map_err(|error| {
-                    Error::io("enter", self.kernel.proc.path(&format!("{pid}/ns/cgroup")), error)
-                })?;
+                nix::sched::setns(namespace.as_fd(), kind)
+                    .map_err(|error| Error::io("enter", &path, error))?;
                 self.memberships(pid)
-            });
-            read.join().unwrap_or_else(|_| {
+            };
+            let reading = std::thread::Builder::new()
+                .spawn_scoped(scope, read)
+                .map_err(|error| Error::io("start a thread to enter", &path, error))?;
+            reading.join().unwrap_or_else(|_| {
                 Err(Error::Panicked { message: "reading in a cgroup namespace".to_owned() })
             })
         })
     }
 
-    /// Which cgroup is at a path of a hierarchy just now.
-    fn id_at(&self, hierarchy: usize, path: &str) -> Result<crate::cgroup::dir::CgroupId> {
-        let below = self.kernel.relative(hierarchy, path).unwrap_or_default();
-        self.kernel.hierarchies[hierarchy].root.id_below(below)
-    }
-
-    /// The container whose boundary is that of process `pid`.
-    fn container_of(
-        &self,
-        pid: u32,
-        namespace: Option<NsId>,
-        init: Option<&Init>,
-    ) -> Result<Arc<Container>> {
-        let roots = self.roots(pid, namespace)?;
+    /// The container whose boundary is that of a process; `init` is that of the reader's pid
+    /// namespace.
+    fn container_of(&self, speaker: Speaker, init: Option<&Init>) -> Result<Arc<Container>> {
+        let roots = self.roots(speaker)?;
         let identity = identity_of(&roots);
-        if let Some(container) = self.containers.lock().get(&identity) {
-            return Ok(Arc::clone(container));
+        if let Some(container) = self.containers.get(&identity) {
+            return Ok(container);
         }
         let mut container = Container::open(&self.kernel, roots)?;
-        let status = self.kernel.proc.read(&format!("{pid}/status"))?;
+        let outermost = self.outermost_init(&identity, init)?;
+        let numbered = outermost.unwrap_or(speaker.tid);
+        let status = self.kernel.proc.read_record(&format!("{numbered}/status"))?;
         let pids = process::parse_ns_pids(&status).unwrap_or_default();
         container.pid_level = pids.len().saturating_sub(1);
-        let known = self.births.lock().get(&identity).copied();
-        container.birth = match known {
-            Some(birth) => birth,
-            None => self.birth(pid, &identity, init, &container)?,
-        };
-        self.births.lock().put(identity.clone(), container.birth);
+        container.birth = self.birth(&identity, outermost, speaker.tid, &container)?;
         let container = Arc::new(container);
-        drop_where(&self.containers, |known| !known.exists());
-        self.containers.lock().put(identity, Arc::clone(&container));
+        self.containers.put(identity, Arc::clone(&container));
         Ok(container)
     }
 
-    /// When a container began: the start of the init of the outermost pid namespace whose init
-    /// is in it; where no pid namespace is its own, that of its oldest process.
-    fn birth(
-        &self,
-        pid: u32,
-        identity: &Identity,
-        init: Option<&Init>,
-        container: &Container,
-    ) -> Result<Nsec> {
+    /// The init of the outermost pid namespace whose init is in the container; none where no
+    /// pid namespace is its own.
+    fn outermost_init(&self, identity: &Identity, init: Option<&Init>) -> Result<Option<u32>> {
         let mut outermost = None;
-        let mut inner: Option<Init>;
+        let mut outer: Option<Init>;
         let mut current = init;
         while let Some(init) = current {
-            let namespace = self.cgroup_namespace(init.pid)?;
-            if identity_of(&self.roots(init.pid, namespace)?) == *identity {
+            if identity_of(&self.roots(self.speaker(init.pid)?)?) == *identity {
                 outermost = Some(init.pid);
             }
-            inner = init.parent(&self.kernel.proc, self.own.pid)?;
-            current = inner.as_ref();
+            outer = init.parent(&self.kernel.proc, self.own.pid)?;
+            current = outer.as_ref();
         }
-        match outermost {
-            Some(init) => self.start_time(init),
-            None => self.oldest_start(pid, container),
+        Ok(outermost)
+    }
+
+    /// When a container began: the start of its `outermost` init; where no pid namespace is its
+    /// own, that of its oldest process. What was found first stands for ever.
+    fn birth(
+        &self,
+        identity: &Identity,
+        outermost: Option<u32>,
+        tid: u32,
+        container: &Container,
+    ) -> Result<Nsec> {
+        if let Some(&birth) = self.births.lock().get(identity) {
+            return Ok(birth);
         }
+        let birth = match outermost {
+            Some(init) => self.start_time(init)?,
+            None => self.oldest_start(tid, container)?,
+        };
+        Ok(*self.births.lock().get_or_insert(identity.clone(), || birth))
     }
 
     fn start_time(&self, pid: u32) -> Result<Nsec> {
         let name = format!("{pid}/stat");
-        let text = self.kernel.proc.read(&name)?;
+        let text = self.kernel.proc.read_record(&name)?;
         let stat = process::parse_stat(&text).ok_or_else(|| {
             Error::malformed(self.kernel.proc.path(&name), 1, &text, "pid (comm) state …")
         })?;
@@ -411,7 +501,7 @@ impl Resolver {
     fn oldest_start(&self, pid: u32, container: &Container) -> Result<Nsec> {
         let mut dirs = Vec::new();
         for controller in Controller::ALL {
-            let levels = container.levels(&self.kernel, controller)?;
+            let levels = container.levels(&self.kernel, controller);
             if let Some(dir) = levels.dirs.first() {
                 dirs.push(dir.open_below("")?);
                 break;
@@ -422,12 +512,14 @@ impl Resolver {
         }
         let mut oldest = self.start_time(pid)?;
         while let Some(dir) = dirs.pop() {
-            let listed = dir.read("cgroup.procs")?.unwrap_or_default();
+            // A cgroup that goes away meanwhile has no processes.
+            let listed = dir.read_list("cgroup.procs").or_else(nothing_if_gone)?;
+            let Some(listed) = listed else { continue };
             for line in String::from_utf8_lossy(&listed).lines() {
                 let start = line.parse().ok().and_then(|pid| self.start_time(pid).ok());
                 oldest = start.map_or(oldest, |start| oldest.min(start));
             }
-            for name in dir.children()? {
+            for name in dir.children().or_else(nothing_if_gone)? {
                 dirs.extend(dir.open_below(&name).ok());
             }
         }
@@ -435,15 +527,6 @@ impl Resolver {
     }
 }
 
-/// Removes the entries that `condition` picks.
-fn drop_where<K, V>(cache: &Mutex<LruCache<K, Arc<V>>>, condition: impl Fn(&V) -> bool)
-where
-    K: std::hash::Hash + Eq + Clone,
-{
-    let mut cache = cache.lock();
-    let keys: Vec<K> =
-        cache.iter().filter(|(_, value)| condition(value)).map(|(key, _)| key.clone()).collect();
-    for key in keys {
-        cache.pop(&key);
-    }
+fn moved(pid: u32) -> Error {
+    Error::Refused(format!("process {pid} is moved between cgroups all the time"))
 }

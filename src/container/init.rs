@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::process::Pid;
-
+use super::held::Holds;
+use super::thread::to_pid;
 use crate::error::{Error, Result};
 use crate::procfs::{Namespace, NsId, ProcRoot, process};
 use crate::sys::identity;
@@ -18,6 +18,12 @@ pub struct Init {
     pub pid: u32,
     namespace_fd: OwnedFd,
     pidfd: OwnedFd,
+}
+
+impl Holds for Init {
+    fn descriptors(&self) -> usize {
+        2
+    }
 }
 
 impl Init {
@@ -75,11 +81,6 @@ fn gone(namespace: NsId) -> Error {
     Error::Gone { what: format!("the init of pid namespace {}", namespace.0) }
 }
 
-/// A pid as the system calls take it.
-pub(super) fn to_pid(pid: u32) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(pid).ok()?)
-}
-
 /// Asks the kernel; none where it is older than 6.11 and has no such question.
 pub fn by_ioctl(namespace: &OwnedFd) -> Option<Result<u32>> {
     match identity::namespace_init(namespace) {
@@ -103,7 +104,7 @@ pub fn by_scan(proc: &ProcRoot, namespace: NsId) -> Result<u32> {
         .find(|&pid| {
             proc.namespace(pid, Namespace::Pid).is_ok_and(|found| found == namespace)
                 && proc
-                    .read(&format!("{pid}/status"))
+                    .read_record(&format!("{pid}/status"))
                     .ok()
                     .and_then(|status| process::parse_ns_pids(&status))
                     .is_some_and(|pids| pids.last() == Some(&INIT))

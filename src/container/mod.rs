@@ -2,7 +2,9 @@
 
 pub mod boundary;
 mod cache;
+mod held;
 pub mod init;
+pub mod thread;
 pub mod time;
 
 pub use cache::Resolver;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use crate::cgroup::dir::{CgroupDir, CgroupId};
 use crate::cgroup::layout::Version;
+use crate::cgroup::path::Membership;
 use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::units::Nsec;
@@ -69,6 +72,28 @@ pub struct Container {
 }
 
 impl Container {
+    /// The container that is bounded by the cgroups which `memberships` name, whatever is at
+    /// these paths just now: it began at `birth`, and its processes are numbered `pid_level`
+    /// pid namespaces below the daemon's.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with ENOENT where one of the cgroups does not exist.
+    pub fn at(
+        kernel: &Kernel,
+        memberships: &[Membership],
+        birth: Nsec,
+        pid_level: usize,
+    ) -> Result<Container> {
+        let paths = paths(kernel, memberships).into_iter().enumerate();
+        let roots = paths
+            .map(|(hierarchy, path)| {
+                let Some(path) = path else { return Ok(None) };
+                Ok(id_at(kernel, hierarchy, &path)?.map(|id| Root { path, id }))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Container { birth, pid_level, ..Container::open(kernel, roots)? })
+    }
+
     /// Opens the directories of `roots`.
     ///
     /// # Errors
@@ -77,14 +102,16 @@ impl Container {
     fn open(kernel: &Kernel, roots: Vec<Option<Root>>) -> Result<Container> {
         let mut levels = Vec::with_capacity(roots.len());
         for (hierarchy, root) in roots.iter().enumerate() {
-            let mut dirs = Vec::new();
+            let mut dirs: Vec<CgroupDir> = Vec::new();
             if let Some(root) = root {
                 let top = &kernel.hierarchies[hierarchy].root;
-                let mut path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
-                while !path.is_empty() {
-                    dirs.push(top.open_below(path)?);
-                    path = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                let path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
+                // Each from the one above, so that they are the ancestors of the last, whatever
+                // is renamed or made anew at their paths meanwhile.
+                for name in path.split('/').filter(|name| !name.is_empty()) {
+                    dirs.push(dirs.last().unwrap_or(top).open_below(name)?);
                 }
+                dirs.reverse();
                 let found = dirs.first().unwrap_or(top).id()?;
                 if found != root.id {
                     return Err(Error::Gone { what: format!("cgroup {}", root.path) });
@@ -98,22 +125,31 @@ impl Container {
     /// The container's cgroup and its ancestors, nearest first, in the hierarchy that has
     /// `controller`; empty where that is the hierarchy's root, or the host lacks the controller.
     ///
-    /// # Errors
-    /// [`Error::Gone`] where the cgroup was removed.
-    pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Result<Levels<'_>> {
-        let Some(hierarchy) = kernel.hierarchy_of(controller) else {
-            return Ok(Levels { version: Version::V2, dirs: &[] });
-        };
-        let dirs = &self.levels[hierarchy];
-        if let Some(dir) = dirs.first() {
-            dir.check_exists()?;
+    /// The files of a cgroup that is removed are absent, which else means "no limit": so what
+    /// was read here counts only if [`Container::check_exists`] is content afterwards.
+    #[must_use]
+    pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Levels<'_> {
+        match kernel.hierarchy_of(controller) {
+            Some(hierarchy) => Levels {
+                version: kernel.hierarchies[hierarchy].version,
+                dirs: &self.levels[hierarchy],
+            },
+            None => Levels { version: Version::V2, dirs: &[] },
         }
-        Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs })
     }
 
-    /// Whether all of its cgroups still exist.
-    fn exists(&self) -> bool {
-        self.levels.iter().filter_map(|dirs| dirs.first()).all(CgroupDir::exists)
+    /// Fails unless all of its cgroups still exist.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn check_exists(&self) -> Result<()> {
+        self.levels.iter().filter_map(|dirs| dirs.first()).try_for_each(CgroupDir::check_exists)
+    }
+
+    /// How many descriptors it holds.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.levels.iter().map(Vec::len).sum()
     }
 
     /// Which container it is.
@@ -130,9 +166,36 @@ impl Container {
     }
 }
 
+impl held::Holds for Container {
+    fn descriptors(&self) -> usize {
+        self.descriptors()
+    }
+}
+
 /// The identity of the container that `roots` bound.
 fn identity(roots: &[Option<Root>]) -> Identity {
     Identity(roots.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
+}
+
+/// By hierarchy: the cgroup that one line of /proc/PID/cgroup names; none where the hierarchy
+/// serves no controller.
+fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<String>> {
+    kernel
+        .hierarchies
+        .iter()
+        .map(|hierarchy| {
+            let same = |line: &&Membership| line.controllers == hierarchy.controllers;
+            let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
+            Some(line.path.clone())
+        })
+        .collect()
+}
+
+/// Which cgroup is at a path of a hierarchy just now; none where our mount does not show the
+/// place, which then bounds nothing that can be read.
+fn id_at(kernel: &Kernel, hierarchy: usize, path: &str) -> Result<Option<CgroupId>> {
+    let Some(below) = kernel.relative(hierarchy, path) else { return Ok(None) };
+    kernel.hierarchies[hierarchy].root.id_below(below).map(Some)
 }
 
 /// A cgroup and its ancestors without the hierarchy's root, nearest first.

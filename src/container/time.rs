@@ -15,6 +15,6 @@ pub fn boottime_offset(proc: &ProcRoot, own: Option<NsId>, reader: u32) -> Resul
     if time == own || proc.namespace(reader, Namespace::TimeForChildren)? != time {
         return Ok(None);
     }
-    let text = proc.read(&format!("{reader}/timens_offsets"))?;
+    let text = proc.read_record(&format!("{reader}/timens_offsets"))?;
     Ok(process::parse_boottime_offset(&text))
 }

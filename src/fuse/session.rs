@@ -29,6 +29,7 @@ use super::mountpoint::{Claim, Mounted, unmount};
 use super::notify::notify;
 use super::pidfile::Pidfile;
 use crate::error::{Error, Result};
+use crate::sys::descriptors;
 use crate::sys::fuse::replace_descriptor;
 use crate::vfs::Vfs;
 
@@ -80,6 +81,7 @@ pub fn serve(
     require_root()?;
     require_initial_pid_namespace(Path::new("/proc/self/ns/pid"))?;
     let signals = block_signals()?;
+    descriptors::raise_limit();
     let mountpoint = absolute(&options.mountpoint)?;
     let pidfile = options.pidfile.as_deref().map(absolute).transpose()?;
     // The working directory must not keep a filesystem busy, ours least of all.

@@ -76,12 +76,22 @@ impl ProcRoot {
         self.path.join(name)
     }
 
-    /// Reads the file `name` (`meminfo`, `1/cgroup`) whole.
+    /// Reads the file `name` (`cpuinfo`, `diskstats`) whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_at(&self.dir, name).map_err(|error| Error::io("read", self.path(name), error))
+    }
+
+    /// Reads the file `name`, which the kernel renders as one record: `meminfo`, `stat` and all
+    /// that is needed of a process (`1/cgroup`).
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT and ESRCH where the process has ended.
-    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        file::read_at(&self.dir, name).map_err(|error| Error::io("read", self.path(name), error))
+    pub fn read_record(&self, name: &str) -> Result<Vec<u8>> {
+        file::read_record_at(&self.dir, name)
+            .map_err(|error| Error::io("read", self.path(name), error))
     }
 
     /// Opens the file `name`.
@@ -112,9 +122,23 @@ impl ProcRoot {
     /// # Errors
     /// [`Error::Io`].
     pub fn processes(&self) -> Result<Vec<u32>> {
-        let listing = file::open_at(&self.dir, ".")
+        self.numbers(".")
+    }
+
+    /// The numbers of a process's threads, ascending; one that has ended, but has not been
+    /// waited for, is still listed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has ended.
+    pub fn threads(&self, process: u32) -> Result<Vec<u32>> {
+        self.numbers(&format!("{process}/task"))
+    }
+
+    /// The names in a directory that are numbers, ascending.
+    fn numbers(&self, directory: &str) -> Result<Vec<u32>> {
+        let listing = file::open_at(&self.dir, directory)
             .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
-            .map_err(|error| Error::io("list", &self.path, error))?;
+            .map_err(|error| Error::io("list", self.path(directory), error))?;
         let mut pids: Vec<u32> = listing
             .filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok())
             .collect();
@@ -153,6 +177,7 @@ mod tests {
         let proc = ProcRoot::open(Path::new("/proc")).unwrap();
         let pid = std::process::id();
         assert!(proc.processes().unwrap().contains(&pid));
+        assert!(proc.threads(pid).unwrap().contains(&pid));
         assert_eq!(
             proc.namespace("self", Namespace::Pid).unwrap(),
             proc.namespace(pid, Namespace::Pid).unwrap()

@@ -1,6 +1,9 @@
 //! The few files of `/sys` that tell the machine's size.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::Dir;
 
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
@@ -11,8 +14,28 @@ use crate::units::Bytes;
 /// A mounted sysfs, or a captured one.
 #[derive(Debug)]
 pub struct SysRoot {
-    dir: std::os::fd::OwnedFd,
+    dir: OwnedFd,
     path: PathBuf,
+    /// Fixed when the kernel boots.
+    huge_page_sizes: Vec<Bytes>,
+}
+
+/// Where the kernel tells its huge page sizes.
+const HUGEPAGES: &str = "kernel/mm/hugepages";
+
+/// The names `hugepages-*kB`, as sizes in ascending order.
+fn huge_page_sizes(sys: &OwnedFd) -> Vec<Bytes> {
+    let listing = file::open_at(sys, HUGEPAGES).and_then(|dir| Ok(Dir::read_from(dir)?));
+    let Ok(listing) = listing else { return Vec::new() };
+    let size = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let name = entry.file_name().to_str().ok()?;
+        let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        Some(Bytes::from_kib(kib))
+    };
+    let mut sizes: Vec<Bytes> = listing.filter_map(size).collect();
+    sizes.sort_unstable();
+    sizes
 }
 
 impl SysRoot {
@@ -27,7 +50,8 @@ impl SysRoot {
             rustix::fs::Mode::empty(),
         )
         .map_err(|error| Error::io("open", path, error))?;
-        Ok(SysRoot { dir, path: path.to_owned() })
+        let huge_page_sizes = huge_page_sizes(&dir);
+        Ok(SysRoot { dir, path: path.to_owned(), huge_page_sizes })
     }
 
     /// Reads the file `name`, relative to the root, whole.
@@ -35,7 +59,7 @@ impl SysRoot {
     /// # Errors
     /// [`Error::Io`].
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
-        file::read_at(&self.dir, name)
+        file::read_record_at(&self.dir, name)
             .map_err(|error| Error::io("read", self.path.join(name), error))
     }
 
@@ -51,25 +75,16 @@ impl SysRoot {
         })
     }
 
-    /// The huge page sizes that the kernel has, `kernel/mm/hugepages/hugepages-*kB`, each with
-    /// how many pages there are (`nr_hugepages`). Empty without CONFIG_HUGETLBFS.
+    /// The huge page sizes that the kernel has, each with how many pages there are:
+    /// `kernel/mm/hugepages/hugepages-*kB/nr_hugepages`. Empty without CONFIG_HUGETLBFS.
     #[must_use]
     pub fn huge_pages(&self) -> Vec<(Bytes, u64)> {
-        const DIRECTORY: &str = "kernel/mm/hugepages";
-        let Ok(dir) = file::open_at(&self.dir, DIRECTORY) else { return Vec::new() };
-        let Ok(listing) = rustix::fs::Dir::read_from(&dir) else { return Vec::new() };
-        let mut sizes: Vec<(Bytes, u64)> = listing
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let name = entry.file_name().to_str().ok()?;
-                let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-                let count = self.read(&format!("{DIRECTORY}/{name}/nr_hugepages")).ok()?;
-                let count = std::str::from_utf8(&count).ok()?.trim().parse().ok()?;
-                Some((Bytes::from_kib(kib), count))
-            })
-            .collect();
-        sizes.sort_unstable();
-        sizes
+        let pages = |size: &Bytes| {
+            let name = format!("{HUGEPAGES}/hugepages-{}kB/nr_hugepages", size.kib());
+            let count = std::str::from_utf8(&self.read(&name).ok()?).ok()?.trim().parse().ok()?;
+            Some((*size, count))
+        };
+        self.huge_page_sizes.iter().filter_map(pages).collect()
     }
 
     /// Whether a block device is a partition: `dev/block/MAJOR:MINOR/partition` exists.

@@ -28,6 +28,7 @@ use std::path::Path;
 
 use crate::cgroup::apply::{self, Cgroups};
 use crate::cgroup::layout::Layout;
+use crate::cpulist::CpuSet;
 use crate::error::{Error, InStep as _, Result};
 use init::{Init, Signals};
 use procview::{Serve, View};
@@ -76,7 +77,7 @@ fn run_in_cgroups(
     view.wait().in_step("the container's own lxcfs-rs")?;
     let init = Init::start(spec, id, cgroups, view)?;
     // With its first process every other process of a pid namespace is gone.
-    let status = init.wait(signals)?;
+    let status = init.wait(signals, view)?;
     Ok(Ended { status, left: None })
 }
 
@@ -127,11 +128,10 @@ fn read_layout() -> Result<Layout> {
     Ok(Layout::parse(&mountinfo, &controllers))
 }
 
-fn read_online() -> Result<Vec<(u32, u32)>> {
+fn read_online() -> Result<CpuSet> {
     const ONLINE: &str = "/sys/devices/system/cpu/online";
-    let text = fs::read_to_string(ONLINE).map_err(|error| Error::io("read", ONLINE, error))?;
-    spec::parse_cpulist(&text)
-        .map_err(|_| Error::malformed(ONLINE, 1, text.as_bytes(), "a list of CPUs"))
+    let text = fs::read(ONLINE).map_err(|error| Error::io("read", ONLINE, error))?;
+    CpuSet::parse(&text).ok_or_else(|| Error::malformed(ONLINE, 1, &text, "a list of CPUs"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! Our files in a container's /proc and /sys: from a daemon that serves this host already, or
 //! from one of the container's own that nobody else sees and that ends with it.
 
+use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::wait::waitpid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -14,28 +19,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::report::{self, Report};
 use super::{die_with, mountinfo, namespaces, rootfs};
 use crate::error::{Error, Result};
+use crate::files::{self, Row};
+use crate::sys::fuse::{Answer, ask_in_child};
 use crate::sys::process::{self, Child};
-
-/// One file of the filesystem and the kernel's file that it stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its path below the mount point.
-    pub source: &'static str,
-    /// The path it takes in a container.
-    pub target: &'static str,
-}
-
-/// The files that a container gets.
-pub const FILES: &[Row] = &[
-    Row { source: "proc/meminfo", target: "/proc/meminfo" },
-    Row { source: "proc/cpuinfo", target: "/proc/cpuinfo" },
-    Row { source: "proc/stat", target: "/proc/stat" },
-    Row { source: "proc/uptime", target: "/proc/uptime" },
-    Row { source: "proc/diskstats", target: "/proc/diskstats" },
-    Row { source: "proc/swaps", target: "/proc/swaps" },
-    Row { source: "proc/loadavg", target: "/proc/loadavg" },
-    Row { source: "sys/devices/system/cpu/online", target: "/sys/devices/system/cpu/online" },
-];
 
 /// One bind mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,12 +32,14 @@ pub struct Bind {
     pub target: PathBuf,
 }
 
-/// The bind mounts that put `files`, found below `mountpoint`, into a container.
+/// The bind mounts that put the files served at `mountpoint` into a container.
 #[must_use]
-pub fn plan(mountpoint: &Path, files: &[Row]) -> Vec<Bind> {
-    let bind =
-        |row: &Row| Bind { source: mountpoint.join(row.source), target: PathBuf::from(row.target) };
-    files.iter().map(bind).collect()
+pub fn plan(mountpoint: &Path, table: &[Row]) -> Vec<Bind> {
+    let bind = |row: &Row| Bind {
+        source: mountpoint.join(row.path),
+        target: Path::new("/").join(row.path),
+    };
+    table.iter().map(bind).collect()
 }
 
 /// Serves the filesystem at a directory until it is killed, and calls the function it is given
@@ -123,6 +111,14 @@ impl View {
         }
     }
 
+    /// Whether the container's own daemon has ended before its time.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let View::Own(daemon) = self else { return false };
+        let mut ended = [PollFd::new(&daemon.child.pidfd, PollFlags::IN)];
+        poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count > 0)
+    }
+
     /// Ends the container's own daemon, if it has one.
     ///
     /// # Errors
@@ -137,6 +133,9 @@ impl View {
     }
 }
 
+/// How long the host's daemon may take to answer before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Whether a daemon serves this host at `mountpoint` and answers.
 fn is_served(mountpoint: &Path) -> Result<bool> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -145,7 +144,18 @@ fn is_served(mountpoint: &Path) -> Result<bool> {
         .into_iter()
         .rfind(|mount| mount.mount_point == mountpoint)
         .is_some_and(|mount| mount.fs_type == "fuse.lxcfs");
-    Ok(mounted && fs::read(mountpoint.join("proc/meminfo")).is_ok_and(|text| !text.is_empty()))
+    if !mounted {
+        return Ok(false);
+    }
+    let meminfo = mountpoint.join("proc/meminfo");
+    let failed = |error: io::Error| Error::io("look at", &meminfo, error);
+    let path = CString::new(meminfo.as_os_str().as_bytes())
+        .map_err(|error| failed(io::Error::other(error)))?;
+    let answer = ask_in_child(&path, PATIENCE).map_err(failed)?;
+    if answer != Answer::Present {
+        log::warn!("{}: the daemon there does not answer, bringing one", mountpoint.display());
+    }
+    Ok(answer == Answer::Present)
 }
 
 impl Daemon {
@@ -203,7 +213,7 @@ pub struct Files {
 fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mut mounts = Vec::new();
-    for bind in plan(mountpoint, FILES) {
+    for bind in plan(mountpoint, files::TABLE) {
         match open_tree(CWD, &bind.source, flags) {
             Ok(mount) => mounts.push((mount, bind.target)),
             Err(rustix::io::Errno::NOENT) if may_lack => {
@@ -239,15 +249,13 @@ mod tests {
 
     #[test]
     fn every_file_covers_the_kernels_of_its_own_path() {
-        let binds = plan(Path::new("/var/lib/lxcfs"), FILES);
-        assert_eq!(binds.len(), FILES.len());
-        assert_eq!(binds[0].source, Path::new("/var/lib/lxcfs/proc/meminfo"));
-        assert_eq!(binds[0].target, Path::new("/proc/meminfo"));
-        for bind in binds {
-            assert_eq!(
-                bind.source,
-                Path::new("/var/lib/lxcfs").join(bind.target.strip_prefix("/").unwrap())
-            );
+        let binds = plan(Path::new("/var/lib/lxcfs"), files::TABLE);
+        assert_eq!(binds.len(), files::TABLE.len());
+        let meminfo =
+            Bind { source: "/var/lib/lxcfs/proc/meminfo".into(), target: "/proc/meminfo".into() };
+        assert!(binds.contains(&meminfo));
+        for Bind { source, target } in binds {
+            assert_eq!(source, Path::new("/var/lib/lxcfs").join(target.strip_prefix("/").unwrap()));
         }
     }
 }

@@ -1,13 +1,20 @@
 //! Small kernel files, read whole.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// How much is asked for at once. procfs and cgroupfs render a whole file into one read of at
-/// least a page; 16 KiB covers all but /proc/cpuinfo and /proc/stat of large machines.
-const CHUNK: usize = 16 * 1024;
+/// How much is asked for at once. Larger than what the kernel renders into one read of almost
+/// any file; /proc/cpuinfo and /proc/stat of large machines take several.
+const CHUNK: usize = 64 * 1024;
+
+thread_local! {
+    /// Reading happens here, and what was read is copied to a vector of its size. A buffer for
+    /// each read would have the allocator map and unmap its heap all the time.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+}
 
 /// Opens `name` below the directory `dir` for reading.
 ///
@@ -29,31 +36,52 @@ pub fn open_directory_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
-/// Reads an open file from its position to its end.
-///
-/// # Errors
-/// What read(2) answers, but for EINTR, after which it goes on.
-pub fn read_to_end(file: impl AsFd) -> io::Result<Vec<u8>> {
-    let file = file.as_fd();
-    let mut text = Vec::with_capacity(CHUNK);
-    loop {
-        if text.capacity() - text.len() < CHUNK / 4 {
-            text.reserve(text.capacity());
+/// Reads `file`, opened at its start, until `is_whole` says of the last read's length that
+/// nothing can follow.
+fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut text = Vec::new();
+        loop {
+            let length = match rustix::io::read(&file, &mut buffer[..]) {
+                Ok(length) => length,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            text.extend_from_slice(&buffer[..length]);
+            if is_whole(length) {
+                return Ok(text);
+            }
         }
-        match rustix::io::read(file, rustix::buffer::spare_capacity(&mut text)) {
-            Ok(0) => return Ok(text),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    })
 }
 
-/// Opens, reads and closes `name` below `dir`.
+/// Reads a file of one record (see [`read_record_at`]) that is open already, again from its
+/// start.
+///
+/// # Errors
+/// What lseek(2) or read(2) answers.
+pub fn reread_record(file: impl AsFd) -> io::Result<Vec<u8>> {
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    read(file, |length| length < CHUNK)
+}
+
+/// Opens, reads and closes the file `name` below `dir`, of any kind.
 ///
 /// # Errors
 /// What openat(2) or read(2) answers.
 pub fn read_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
-    read_to_end(open_at(dir, name)?)
+    read(open_at(dir, name)?, |length| length == 0)
+}
+
+/// Opens, reads and closes the file `name` below `dir`, which the kernel renders as one record:
+/// what `single_open()` made, a sysctl, a sysfs attribute or a cgroup file that is no list. A
+/// record that fits into the buffer comes whole from the first read, so none is made to see
+/// its end.
+///
+/// # Errors
+/// What openat(2) or read(2) answers.
+pub fn read_record_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
+    read(open_at(dir, name)?, |length| length < CHUNK)
 }
 
 #[cfg(test)]
@@ -70,8 +98,10 @@ mod tests {
         std::fs::File::create(&path).unwrap().write_all(&text).unwrap();
         let dir = open_directory_at(rustix::fs::CWD, directory.to_str().unwrap()).unwrap();
         let read = read_at(&dir, &name);
+        let record = read_record_at(&dir, &name);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(read.unwrap(), text);
+        assert_eq!(record.unwrap(), text);
         let error = read_at(&dir, &name).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }

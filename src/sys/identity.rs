@@ -31,11 +31,12 @@ struct PidfdInfo {
 
 const _: () = assert!(size_of::<PidfdInfo>() == 64);
 
-/// The thread-group id of thread `tid`, both in the caller's pid namespace.
+/// The thread-group id of thread `tid`, both in the caller's pid namespace, and a descriptor
+/// that stands for the thread.
 ///
 /// # Errors
 /// ESRCH: no such thread. EINVAL or ENOTTY: the kernel is older than 6.13.
-pub fn thread_group(tid: Pid) -> io::Result<u32> {
+pub fn thread_group(tid: Pid) -> io::Result<(u32, OwnedFd)> {
     let pidfd = rustix::process::pidfd_open(tid, PidfdFlags::from_bits_retain(PIDFD_THREAD))?;
     let mut info = PidfdInfo::default();
     // SAFETY: pidfd is open, and PIDFD_GET_INFO writes at most the 64 bytes that its request
@@ -44,7 +45,7 @@ pub fn thread_group(tid: Pid) -> io::Result<u32> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(info.tgid)
+    Ok((info.tgid, pidfd))
 }
 
 /// The thread group, as the caller's pid namespace numbers it, that is the init of the pid
@@ -83,7 +84,8 @@ pub fn process(pid: Pid) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Whether the process behind a pidfd still runs (a pidfd turns readable at its end).
+/// Whether the process, or thread, behind a pidfd still runs (a pidfd turns readable at its
+/// end).
 #[must_use]
 pub fn is_alive(pidfd: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
@@ -100,7 +102,7 @@ mod tests {
         let own = std::process::id();
         let found = std::thread::spawn(|| thread_group(rustix::thread::gettid())).join().unwrap();
         match found {
-            Ok(tgid) => assert_eq!(tgid, own),
+            Ok((tgid, _)) => assert_eq!(tgid, own),
             // Kernels before 6.13 have no such call.
             Err(error) => assert!(matches!(
                 error.raw_os_error(),

@@ -128,10 +128,23 @@ pub fn notice_children() -> io::Result<()> {
 /// # Errors
 /// What sigprocmask(2) answers.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler. signal(2) refuses the numbers that cannot be
-        // changed (SIGKILL, SIGSTOP, those of the C library), which keep their default.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `_NSIG`, asm-generic/signal.h.
+    const SIGNALS: i32 = 64;
+    /// Longer than any architecture's `struct sigaction`.
+    const DEFAULT: [u64; 8] = [0; 8];
+    for signal in 1..=SIGNALS {
+        // Not by signal(3), which keeps its hands off the two numbers that the C library uses.
+        // SAFETY: rt_sigaction(2) with an all-zero action is SIG_DFL and installs no handler.
+        // It refuses SIGKILL and SIGSTOP, which cannot be anything else.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())

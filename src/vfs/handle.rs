@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -18,6 +19,11 @@ use super::Slice;
 /// every read of it renders anew.
 const MOST_HANDLES: usize = 65_536;
 
+/// How many bytes of snapshots are kept for readers that have read a part. Past that the next
+/// read renders anew: a container that opens files, reads a little of each and goes no further
+/// must not fill the daemon's memory.
+const MOST_BYTES: usize = 64 << 20;
+
 /// The handle of a file that has no place in the table.
 const STATELESS: u64 = 0;
 
@@ -28,6 +34,8 @@ pub(super) struct Handles {
     /// one of ours by accident.
     generation: u64,
     table: Mutex<Table>,
+    /// How many bytes the handles keep.
+    kept: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -45,9 +53,32 @@ struct Handle {
 /// Where the last read of a handle ended, and what was rendered for it.
 #[derive(Debug, Default)]
 struct Position {
+    /// 0 where no read goes on.
     offset: u64,
     /// None at the file's end: all that is left of the snapshot then is that it has ended.
-    snapshot: Option<Arc<Vec<u8>>>,
+    kept: Option<Kept>,
+}
+
+/// A snapshot that counts as kept as long as this exists.
+#[derive(Debug)]
+struct Kept {
+    snapshot: Arc<Vec<u8>>,
+    counter: Arc<AtomicUsize>,
+}
+
+impl Kept {
+    /// None where too much is kept already.
+    fn new(snapshot: &Arc<Vec<u8>>, counter: &Arc<AtomicUsize>) -> Option<Kept> {
+        let kept = Kept { snapshot: Arc::clone(snapshot), counter: Arc::clone(counter) };
+        let before = counter.fetch_add(snapshot.capacity(), Ordering::Relaxed);
+        (before + snapshot.capacity() <= MOST_BYTES).then_some(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.snapshot.capacity(), Ordering::Relaxed);
+    }
 }
 
 impl Handles {
@@ -60,7 +91,8 @@ impl Handles {
             Ok(_) => u32::from_ne_bytes(seed),
             Err(_) => std::process::id(),
         };
-        Handles { generation: u64::from(seed | 1) << 32, table: Mutex::default() }
+        let generation = u64::from(seed | 1) << 32;
+        Handles { generation, table: Mutex::default(), kept: Arc::default() }
     }
 
     /// A new handle.
@@ -101,9 +133,15 @@ impl Handles {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(snapshot.len());
         let end = start.saturating_add(size as usize).min(snapshot.len());
         if let Some(handle) = handle {
+            let reached = offset.saturating_add((end - start) as u64);
             let mut position = handle.position.lock();
-            position.offset = offset.saturating_add((end - start) as u64);
-            position.snapshot = (end < snapshot.len()).then(|| Arc::clone(&snapshot));
+            // What was kept must not count beside what is.
+            *position = Position::default();
+            if end == snapshot.len() {
+                position.offset = reached;
+            } else if let Some(kept) = Kept::new(&snapshot, &self.kept) {
+                *position = Position { offset: reached, kept: Some(kept) };
+            }
         }
         Ok(Slice { snapshot, range: start..end })
     }
@@ -112,7 +150,7 @@ impl Handles {
     fn held_bytes(&self, number: u64) -> usize {
         let handle = self.table.lock().open[&number].clone();
         let position = handle.position.lock();
-        position.snapshot.as_ref().map_or(0, |snapshot| snapshot.len())
+        position.kept.as_ref().map_or(0, |kept| kept.snapshot.len())
     }
 }
 
@@ -122,7 +160,8 @@ impl Handle {
     fn rest(&self, offset: u64) -> Option<Arc<Vec<u8>>> {
         let position = self.position.lock();
         let goes_on = offset != 0 && offset == position.offset;
-        goes_on.then(|| position.snapshot.clone().unwrap_or_default())
+        let rest = || position.kept.as_ref().map(|kept| Arc::clone(&kept.snapshot));
+        goes_on.then(|| rest().unwrap_or_default())
     }
 }
 
@@ -189,6 +228,32 @@ mod tests {
         read(&handles, file, 0, 2, "abcd");
         assert!(handles.read(file, 0, 2, || Err(Error::NotFound)).is_err());
         assert_eq!(read(&handles, file, 2, 2, "xxxx"), "cd");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_past_that_a_read_renders_anew() {
+        const SIZE: usize = 1 << 20;
+        let handles = Handles::new();
+        let some = |number, offset, byte| {
+            let slice = handles.read(number, offset, 10, || Ok(vec![byte; SIZE])).unwrap();
+            assert_eq!(slice.len(), 10);
+            slice[0]
+        };
+        let files: Vec<u64> = (0..MOST_BYTES / SIZE).map(|_| handles.open()).collect();
+        for &file in &files {
+            assert_eq!(some(file, 0, b'a'), b'a');
+            assert_eq!(some(file, 0, b'b'), b'b');
+        }
+        assert_eq!(handles.kept.load(Ordering::Relaxed), MOST_BYTES);
+        let late = handles.open();
+        some(late, 0, b'a');
+        assert_eq!((some(late, 10, b'b'), some(files[0], 10, b'c')), (b'b', b'b'));
+        for file in files {
+            handles.release(file);
+        }
+        assert_eq!(handles.kept.load(Ordering::Relaxed), 0);
+        some(late, 0, b'a');
+        assert_eq!(some(late, 10, b'b'), b'a');
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub type Ino = u64;
 /// and later, where it must fail instead, so that its user falls back to read(2).
 const FILE_SIZE: u64 = 4096;
 
+/// How often a reader is looked at whose cgroup is removed while it is looked at.
+const ATTEMPTS: u32 = 4;
+
 /// A file or a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -246,17 +249,17 @@ impl Vfs {
 
     /// The file's text as the thread `tid` sees it.
     fn render(&self, row: &Row, tid: u32) -> Result<Vec<u8>> {
-        let who = self.resolver.resolve(tid);
-        let facts = match self.collector.collect(row.file, &who, load::boottime()) {
-            Err(error) if error.is_gone() => {
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            let who = self.resolver.resolve(tid);
+            match self.collector.collect(row.file, &who, load::boottime()) {
                 // Remembered, and removed since: look once more who is asking.
-                self.forget(&who);
-                let who = self.resolver.resolve(tid);
-                self.collector.collect(row.file, &who, load::boottime())?
+                Err(error) if error.is_gone() && attempts.next() != Some(ATTEMPTS) => {
+                    self.forget(&who);
+                }
+                facts => return Ok(render(facts?)),
             }
-            facts => facts?,
-        };
-        Ok(render(facts))
+        }
     }
 
     fn forget(&self, who: &Who) {

@@ -3,4 +3,5 @@
 mod daemon;
 mod docker;
 mod engine;
+mod run;
 mod session;

@@ -54,18 +54,19 @@ class Daemon:
 
     def __enter__(self):
         os.makedirs(MOUNTPOINT, exist_ok=True)
-        with tempfile.TemporaryDirectory() as directory:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-                ready.bind(f"{directory}/notify")
-                ready.settimeout(PATIENCE)
-                environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
-                self.process = subprocess.Popen([BINARY, "serve", MOUNTPOINT], env=environment)
-                try:
-                    while b"READY=1" not in ready.recv(4096):
-                        pass
-                except BaseException:
-                    self.__exit__()
-                    raise
+        self.directory = tempfile.TemporaryDirectory()
+        address = f"{self.directory.name}/notify"
+        self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.ready.bind(address)
+        self.ready.settimeout(PATIENCE)
+        environment = {**os.environ, "NOTIFY_SOCKET": address, "RUST_LOG": "warn"}
+        self.process = subprocess.Popen([BINARY, "serve", MOUNTPOINT], env=environment)
+        try:
+            while b"READY=1" not in self.ready.recv(4096):
+                pass
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -77,3 +78,5 @@ class Daemon:
             self.process.wait()
         if os.path.ismount(MOUNTPOINT):
             subprocess.run(["umount", "-l", MOUNTPOINT], check=False)
+        self.ready.close()
+        self.directory.cleanup()

@@ -1,0 +1,146 @@
+//! What is remembered, bounded by the descriptors that it holds.
+
+use std::hash::Hash;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+/// What holds descriptors.
+pub(super) trait Holds {
+    /// How many.
+    fn descriptors(&self) -> usize;
+}
+
+/// The most recently used entries that together hold no more descriptors than they may.
+#[derive(Debug)]
+pub(super) struct Held<K: Hash + Eq, V> {
+    most: usize,
+    entries: Mutex<Entries<K, V>>,
+}
+
+#[derive(Debug)]
+struct Entries<K: Hash + Eq, V> {
+    by_key: LruCache<K, Arc<V>>,
+    descriptors: usize,
+}
+
+impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
+    /// Nothing yet, and never more than `most` descriptors.
+    pub(super) fn at_most(most: usize) -> Held<K, V> {
+        let entries = Entries { by_key: LruCache::unbounded(), descriptors: 0 };
+        Held { most, entries: Mutex::new(entries) }
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<Arc<V>> {
+        self.entries.lock().by_key.get(key).cloned()
+    }
+
+    /// Remembers `value` and forgets, from the least recently used on, what it has no place
+    /// beside.
+    pub(super) fn put(&self, key: K, value: Arc<V>) {
+        let mut forgotten = Vec::new();
+        let mut entries = self.entries.lock();
+        entries.descriptors += value.descriptors();
+        forgotten.extend(entries.by_key.push(key, value));
+        entries.uncount(forgotten.iter());
+        while entries.descriptors > self.most {
+            let Some(oldest) = entries.by_key.pop_lru() else { break };
+            entries.uncount([&oldest]);
+            forgotten.push(oldest);
+        }
+        drop(entries);
+        // Closing descriptors takes its time, which nobody else should wait for.
+        drop(forgotten);
+    }
+
+    pub(super) fn forget(&self, key: &K) {
+        let mut entries = self.entries.lock();
+        let forgotten = entries.by_key.pop_entry(key);
+        entries.uncount(forgotten.iter());
+        drop(entries);
+    }
+
+    /// Forgets the entries of which `condition`, which may ask the kernel, is true.
+    pub(super) fn forget_where(&self, condition: impl Fn(&V) -> bool) {
+        let known: Vec<(K, Arc<V>)> = {
+            let entries = self.entries.lock();
+            entries.by_key.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
+        };
+        let found: Vec<_> = known.into_iter().filter(|(_, value)| condition(value)).collect();
+        let mut entries = self.entries.lock();
+        for (key, value) in &found {
+            let is_same = entries.by_key.peek(key).is_some_and(|now| Arc::ptr_eq(now, value));
+            let forgotten = if is_same { entries.by_key.pop_entry(key) } else { None };
+            entries.uncount(forgotten.iter());
+        }
+        drop(entries);
+        drop(found);
+    }
+}
+
+impl<K: Hash + Eq, V: Holds> Entries<K, V> {
+    fn uncount<'a>(&mut self, forgotten: impl IntoIterator<Item = &'a (K, Arc<V>)>)
+    where
+        K: 'a,
+        V: 'a,
+    {
+        for (_, value) in forgotten {
+            self.descriptors -= value.descriptors();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Holds for usize {
+        fn descriptors(&self) -> usize {
+            *self
+        }
+    }
+
+    fn keys(held: &Held<u32, usize>) -> Vec<u32> {
+        let entries = held.entries.lock();
+        let sum: usize = entries.by_key.iter().map(|(_, value)| **value).sum();
+        assert_eq!(entries.descriptors, sum);
+        assert!(sum <= held.most);
+        entries.by_key.iter().map(|(key, _)| *key).collect()
+    }
+
+    #[test]
+    fn what_was_not_used_makes_room() {
+        let held = Held::at_most(10);
+        for key in 1..=3 {
+            held.put(key, Arc::new(3));
+        }
+        assert_eq!(held.get(&1).as_deref(), Some(&3));
+        held.put(4, Arc::new(5));
+        assert_eq!(keys(&held), [4, 1]);
+        held.put(1, Arc::new(2));
+        assert_eq!(keys(&held), [1, 4]);
+        held.put(5, Arc::new(11));
+        assert!(keys(&held).is_empty());
+    }
+
+    #[test]
+    fn forgetting_one_and_some() {
+        let held = Held::at_most(100);
+        for key in 1..=6 {
+            held.put(key, Arc::new(key as usize));
+        }
+        held.forget(&2);
+        held.forget(&2);
+        held.forget_where(|value| value % 3 == 0);
+        assert_eq!(keys(&held), [5, 4, 1]);
+        // One that was replaced meanwhile stays.
+        held.forget_where(|value| {
+            if *value == 4 {
+                held.put(4, Arc::new(7));
+            }
+            *value == 4
+        });
+        assert_eq!(keys(&held), [4, 5, 1]);
+    }
+}
