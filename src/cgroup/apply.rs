@@ -311,8 +311,9 @@ fn remove_all<'a>(dirs: impl Iterator<Item = &'a Path>) -> Result<()> {
 fn make(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
     let mut made = make_levels(hierarchy, dir);
     for _ in 1..MKDIR_ATTEMPTS {
-        // A container that ended just now took the empty parent with it.
-        if !made.as_ref().is_err_and(|error| error.errno() == libc::ENOENT) {
+        // A container that ended just now took the empty parent with it: ENOENT, or ENODEV by
+        // a descriptor.
+        if !made.as_ref().is_err_and(Error::is_gone) {
             break;
         }
         made = make_levels(hierarchy, dir);
@@ -359,6 +360,9 @@ fn make_levels(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
 
 /// Switches on for the children of the v2 cgroup `dir` the controllers that it has and that we
 /// use. They stay on for the root: others may have come to rely on them.
+///
+/// One that is refused (`cpu` beside real-time tasks, any in a cgroup with tasks of its own) is
+/// missing in the container's cgroup, and a limit that needs it then fails.
 fn delegate_controllers(dir: &Path) -> Result<()> {
     let words = |file: &str| -> Result<Vec<String>> {
         let path = dir.join(file);
@@ -367,16 +371,18 @@ fn delegate_controllers(dir: &Path) -> Result<()> {
     };
     let available = words("cgroup.controllers")?;
     let enabled = words("cgroup.subtree_control")?;
-    let missing: Vec<String> = V2_CONTROLLERS
-        .iter()
-        .filter(|name| available.iter().any(|other| other == *name))
-        .filter(|name| !enabled.iter().any(|other| other == *name))
-        .map(|name| format!("+{name}"))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
+    let is_in = |list: &[String], name: &str| list.iter().any(|other| other == name);
+    let missing =
+        V2_CONTROLLERS.iter().filter(|name| is_in(&available, name) && !is_in(&enabled, name));
+    for name in missing {
+        match write(&dir.join("cgroup.subtree_control"), &format!("+{name}")) {
+            // The cgroup is gone, not the controller.
+            Err(error) if error.errno() == libc::ENODEV => return Err(error),
+            Err(error) => log::warn!("{error} (+{name})"),
+            Ok(()) => {}
+        }
     }
-    write(&dir.join("cgroup.subtree_control"), &missing.join(" "))
+    Ok(())
 }
 
 /// Gives the new v1 cpuset `dir` the CPUs and memory nodes of `above`: it starts without any,

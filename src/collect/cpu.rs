@@ -7,10 +7,11 @@ use crate::cgroup::format::Bandwidth;
 use crate::cgroup::stats::tightest;
 use crate::container::Container;
 use crate::cpulist::CpuSet;
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::facts::{CpuTimes, Facts};
 use crate::history::cpu::Counters;
 use crate::kernel::{Controller, Kernel};
+use crate::procfs::stat;
 use crate::units::Nsec;
 
 use super::{Collector, Scope};
@@ -76,7 +77,7 @@ fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<
 
 /// The first n of the CPUs that the container may use.
 fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
-    let online = kernel.sys.online_cpus()?;
+    let online = online(kernel)?;
     let levels = container.levels(kernel, Controller::Cpuset);
     let mut usable = None;
     for dir in levels.dirs {
@@ -91,6 +92,20 @@ fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
         bandwidths.push(levels.version.bandwidth(dir)?);
     }
     Ok(present(&online, usable.as_ref(), tightest(bandwidths)))
+}
+
+/// The CPUs that run, by sysfs; without it, or where it says nothing of use, by `/proc/stat`.
+fn online(kernel: &Kernel) -> Result<CpuSet> {
+    let error = match kernel.sys.online_cpus() {
+        Ok(online) => return Ok(online),
+        Err(error) => error,
+    };
+    let online = stat::online_cpus(&kernel.proc.read("stat")?);
+    if online.is_empty() {
+        return Err(error);
+    }
+    error::report(&error);
+    Ok(online)
 }
 
 /// Of the `usable` CPUs that are `online`, as many as the bandwidth pays for, at least one.

@@ -113,7 +113,7 @@ impl Sampler {
                 state.running = false;
                 error::report(&error::Error::io(
                     "start the load sampler's thread",
-                    "/proc/self/task",
+                    self.shared.kernel.proc.path("self/task"),
                     error,
                 ));
             }

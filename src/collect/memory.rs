@@ -114,13 +114,16 @@ impl Overcommit {
         }
     }
 
-    /// `vm_commit_limit()` without swap.
+    /// `vm_commit_limit()` without swap, which counts in whole pages.
     fn limit(self, total: Bytes, hugetlb: Bytes) -> Bytes {
-        if self.kbytes != Bytes(0) {
-            return self.kbytes.min(total);
-        }
-        let share = u128::from((total - hugetlb).0) * u128::from(self.ratio) / 100;
-        Bytes(u64::try_from(share).unwrap_or(u64::MAX))
+        let pages = |amount: Bytes| amount.0 / page().0;
+        let allowed = if self.kbytes == Bytes(0) {
+            let share = u128::from(pages(total - hugetlb)) * u128::from(self.ratio) / 100;
+            u64::try_from(share).unwrap_or(u64::MAX)
+        } else {
+            pages(self.kbytes.min(total))
+        };
+        Bytes(allowed.saturating_mul(page().0))
     }
 }
 
@@ -295,11 +298,16 @@ mod tests {
 
     #[test]
     fn commit_limit_by_ratio_or_by_size() {
+        let pages = |count: u64| Bytes(count * page().0);
         let ratio = Overcommit { ratio: 80, kbytes: Bytes(0) };
-        assert_eq!(ratio.limit(Bytes(1000), Bytes(100)), Bytes(720));
-        let fixed = Overcommit { ratio: 80, kbytes: Bytes(600) };
-        assert_eq!(fixed.limit(Bytes(1000), Bytes(100)), Bytes(600));
-        assert_eq!(fixed.limit(Bytes(500), Bytes(100)), Bytes(500));
+        assert_eq!(ratio.limit(pages(1000), pages(100)), pages(720));
+        assert_eq!(ratio.limit(pages(1001), pages(100)), pages(720));
+        assert_eq!(ratio.limit(pages(1), pages(2)), pages(0));
+        let fixed = Overcommit { ratio: 80, kbytes: pages(600) + Bytes(1) };
+        assert_eq!(fixed.limit(pages(1000), pages(100)), pages(600));
+        assert_eq!(fixed.limit(pages(500), pages(100)), pages(500));
+        let all = Overcommit { ratio: u64::MAX, kbytes: Bytes(0) };
+        assert_eq!(all.limit(pages(1000), pages(0)), Bytes(u64::MAX));
     }
 
     #[test]

@@ -24,6 +24,7 @@ const MOUNTPOINT: &str = "/var/lib/lxcfs";
 
 /// Run a command in a new container that sees its own /proc
 #[derive(clap::Args, Debug)]
+#[command(disable_help_flag = true)] // Docker's -h is the host name
 pub(crate) struct Args {
     /// Memory limit: a number with an optional suffix b, k, m, g or t
     #[arg(short, long, value_name = "SIZE", value_parser = spec::parse_memory)]
@@ -40,6 +41,10 @@ pub(crate) struct Args {
     /// Its root directory, used as it is [default: a throw-away copy of the host's root]
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
 
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]

@@ -17,8 +17,8 @@ use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
 use super::held::{Held, Holds};
 use super::init::Init;
 use super::thread::{self, Thread, to_pid};
-use super::{Container, Identity, Root, Subject, Who, identity as identity_of};
-use crate::cgroup::dir::{CgroupId, nothing_if_gone};
+use super::{Container, Identity, Root, Subject, Who, id_at, identity as identity_of};
+use crate::cgroup::dir::nothing_if_gone;
 use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
 use crate::error::{self, Error, Result};
 use crate::kernel::{Controller, Kernel};
@@ -293,15 +293,7 @@ impl Resolver {
 
     /// The paths of the hierarchies that serve a controller.
     fn paths(&self, memberships: &[Membership]) -> Paths {
-        self.kernel
-            .hierarchies
-            .iter()
-            .map(|hierarchy| {
-                let same = |line: &&Membership| line.controllers == hierarchy.controllers;
-                let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
-                Some(line.path.clone())
-            })
-            .collect()
+        super::paths(&self.kernel, memberships)
     }
 
     /// The cgroups that bound a process.
@@ -344,7 +336,8 @@ impl Resolver {
                     return Ok(Some(root.clone()));
                 }
                 let path = without_init_scope(path);
-                Ok(self.id_at(hierarchy, path)?.map(|id| Root { path: path.to_owned(), id }))
+                Ok(id_at(&self.kernel, hierarchy, path)?
+                    .map(|id| Root { path: path.to_owned(), id }))
             })
             .collect()
     }
@@ -372,7 +365,7 @@ impl Resolver {
             match (path, root) {
                 (Some(path), NamespaceRoot::At(root)) => {
                     is_at_or_below(path, &root.path)
-                        && self.id_at(hierarchy, &root.path).ok() == Some(Some(root.id))
+                        && id_at(&self.kernel, hierarchy, &root.path).ok() == Some(Some(root.id))
                 }
                 (None, _) | (_, NamespaceRoot::Top) => true,
                 (_, NamespaceRoot::Unknown) => false,
@@ -402,7 +395,7 @@ impl Resolver {
                     match namespace_root(&abs, &rel) {
                         NamespaceRoot::Top => NamespaceRoot::Top,
                         NamespaceRoot::Unknown => NamespaceRoot::Unknown,
-                        NamespaceRoot::At(path) => match self.id_at(hierarchy, path) {
+                        NamespaceRoot::At(path) => match id_at(&self.kernel, hierarchy, path) {
                             Ok(Some(id)) => NamespaceRoot::At(Root { path: path.to_owned(), id }),
                             Ok(None) => NamespaceRoot::Top,
                             Err(_) => NamespaceRoot::Unknown,
@@ -437,13 +430,6 @@ impl Resolver {
                 Err(Error::Panicked { message: "reading in a cgroup namespace".to_owned() })
             })
         })
-    }
-
-    /// Which cgroup is at a path of a hierarchy just now; none where our mount does not show
-    /// the place, which then bounds nothing that can be read.
-    fn id_at(&self, hierarchy: usize, path: &str) -> Result<Option<CgroupId>> {
-        let Some(below) = self.kernel.relative(hierarchy, path) else { return Ok(None) };
-        self.kernel.hierarchies[hierarchy].root.id_below(below).map(Some)
     }
 
     /// The container whose boundary is that of a process; `init` is that of the reader's pid

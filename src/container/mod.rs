@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::cgroup::dir::{CgroupDir, CgroupId};
 use crate::cgroup::layout::Version;
+use crate::cgroup::path::Membership;
 use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::units::Nsec;
@@ -71,6 +72,28 @@ pub struct Container {
 }
 
 impl Container {
+    /// The container that is bounded by the cgroups which `memberships` name, whatever is at
+    /// these paths just now: it began at `birth`, and its processes are numbered `pid_level`
+    /// pid namespaces below the daemon's.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with ENOENT where one of the cgroups does not exist.
+    pub fn at(
+        kernel: &Kernel,
+        memberships: &[Membership],
+        birth: Nsec,
+        pid_level: usize,
+    ) -> Result<Container> {
+        let paths = paths(kernel, memberships).into_iter().enumerate();
+        let roots = paths
+            .map(|(hierarchy, path)| {
+                let Some(path) = path else { return Ok(None) };
+                Ok(id_at(kernel, hierarchy, &path)?.map(|id| Root { path, id }))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Container { birth, pid_level, ..Container::open(kernel, roots)? })
+    }
+
     /// Opens the directories of `roots`.
     ///
     /// # Errors
@@ -152,6 +175,27 @@ impl held::Holds for Container {
 /// The identity of the container that `roots` bound.
 fn identity(roots: &[Option<Root>]) -> Identity {
     Identity(roots.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
+}
+
+/// By hierarchy: the cgroup that one line of /proc/PID/cgroup names; none where the hierarchy
+/// serves no controller.
+fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<String>> {
+    kernel
+        .hierarchies
+        .iter()
+        .map(|hierarchy| {
+            let same = |line: &&Membership| line.controllers == hierarchy.controllers;
+            let line = memberships.iter().find(same).filter(|_| hierarchy.serves)?;
+            Some(line.path.clone())
+        })
+        .collect()
+}
+
+/// Which cgroup is at a path of a hierarchy just now; none where our mount does not show the
+/// place, which then bounds nothing that can be read.
+fn id_at(kernel: &Kernel, hierarchy: usize, path: &str) -> Result<Option<CgroupId>> {
+    let Some(below) = kernel.relative(hierarchy, path) else { return Ok(None) };
+    kernel.hierarchies[hierarchy].root.id_below(below).map(Some)
 }
 
 /// A cgroup and its ancestors without the hierarchy's root, nearest first.

@@ -122,9 +122,10 @@ impl Record {
         let busy = given.into_iter().fold(Nsec(0), std::ops::Add::add);
         let steal = Nsec(throttled.0.min((room - busy).0));
         let weights = self.weights(&now, present);
-        let shares = spread(busy.0, &weights, elapsed.0);
+        let shares = spread(busy.0, &weights, &vec![elapsed.0; weights.len()]);
+        // Where the container runs, it is throttled.
         let left: Vec<u64> = shares.iter().map(|share| elapsed.0 - share).collect();
-        let steals = spread(steal.0, &left, elapsed.0);
+        let steals = spread(steal.0, &weights, &left);
         let mut passed = 0;
         for (index, number) in present.iter().enumerate() {
             let cpu = self.cpus.entry(number).or_default();
@@ -214,33 +215,34 @@ fn scale_to(amounts: [Nsec; STEAL], room: Nsec) -> [Nsec; STEAL] {
     amounts.map(|amount| Nsec(portion(amount.0, room.0, sum.0)))
 }
 
-/// Spreads `amount` over places that each hold `most`, by their weights as far as they hold,
-/// and what then is left, or has no weight, evenly over those with room. The shares sum to
+/// Spreads `amount` over places, of which each holds its `room`, by their weights as far as they
+/// hold, and what then is left, or has no weight, evenly over those with room. The shares sum to
 /// `amount` where that fits.
-fn spread(amount: u64, weights: &[u64], most: u64) -> Vec<u64> {
+fn spread(amount: u64, weights: &[u64], rooms: &[u64]) -> Vec<u64> {
     let mut shares = vec![0; weights.len()];
     let mut left = amount;
-    fill(&mut shares, &mut left, weights, most);
+    fill(&mut shares, &mut left, weights, rooms);
     // Each round fills at least one place, or spreads all that is left.
     for _ in 0..=weights.len() {
-        let open: Vec<u64> = shares.iter().map(|share| u64::from(*share < most)).collect();
-        fill(&mut shares, &mut left, &open, most);
+        let open = shares.iter().zip(rooms).map(|(share, room)| u64::from(share < room));
+        let open: Vec<u64> = open.collect();
+        fill(&mut shares, &mut left, &open, rooms);
     }
     // What integer division left over: less than one nanosecond for each place.
-    for share in &mut shares {
-        let extra = left.min(most - *share);
+    for (share, room) in shares.iter_mut().zip(rooms) {
+        let extra = left.min(room - *share);
         *share += extra;
         left -= extra;
     }
     shares
 }
 
-/// One round of [`spread`]: hands out `left` by `weights`, no place above `most`.
-fn fill(shares: &mut [u64], left: &mut u64, weights: &[u64], most: u64) {
+/// One round of [`spread`]: hands out `left` by `weights`, no place above its room.
+fn fill(shares: &mut [u64], left: &mut u64, weights: &[u64], rooms: &[u64]) {
     let total = weights.iter().fold(0_u64, |sum, weight| sum.saturating_add(*weight));
     let amount = *left;
-    for (share, weight) in shares.iter_mut().zip(weights) {
-        let extra = portion(amount, *weight, total).min(most - *share).min(*left);
+    for ((share, weight), room) in shares.iter_mut().zip(weights).zip(rooms) {
+        let extra = portion(amount, *weight, total).min(room - *share).min(*left);
         *share += extra;
         *left -= extra;
     }
@@ -332,6 +334,17 @@ mod tests {
         let times = record.update(now, &cpus("0-1"));
         assert_eq!(times.cpus[0].1.user, 20 + 50);
         assert_eq!(times.cpus[1].1.user, 40 + 100);
+    }
+
+    #[test]
+    fn throttling_goes_where_the_work_went_as_far_as_there_is_room() {
+        let mut record = Record::new(Nsec(0));
+        let mut now = at(SECOND, 6 * SECOND / 10, 0, 9 * SECOND / 10);
+        now.per_cpu = vec![(0, Nsec(1)), (1, Nsec(2))];
+        let times = record.update(now, &cpus("0-1"));
+        // 0.3 and 0.6 s by weight; CPU 1 was busy for 0.4 s and holds all of its part.
+        assert_eq!(times.cpus[0].1, Shown { user: 20, steal: 30, idle: 50, ..Shown::default() });
+        assert_eq!(times.cpus[1].1, Shown { user: 40, steal: 60, ..Shown::default() });
     }
 
     #[test]
@@ -427,10 +440,11 @@ mod tests {
 
     #[test]
     fn spreading_loses_nothing_and_overfills_nobody() {
-        assert_eq!(spread(10, &[0, 0, 0], 100), [4, 3, 3]);
-        assert_eq!(spread(10, &[1, 1], 4), [4, 4]);
-        assert_eq!(spread(90, &[9, 1], 50), [50, 40]);
-        assert_eq!(spread(0, &[5], 50), [0]);
-        assert_eq!(spread(7, &[], 50), [0_u64; 0]);
+        assert_eq!(spread(10, &[0, 0, 0], &[100; 3]), [4, 3, 3]);
+        assert_eq!(spread(10, &[1, 1], &[4; 2]), [4, 4]);
+        assert_eq!(spread(90, &[9, 1], &[50; 2]), [50, 40]);
+        assert_eq!(spread(90, &[1, 1, 2], &[10, 50, 35]), [10, 45, 35]);
+        assert_eq!(spread(0, &[5], &[50]), [0]);
+        assert_eq!(spread(7, &[], &[]), [0_u64; 0]);
     }
 }

@@ -40,7 +40,8 @@ pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
             text.extend_from_slice(format!("{count}\n").as_bytes());
         }
     }
-    text
+    // A machine without any CPU is one that no program expects.
+    if text.is_empty() { host.to_vec() } else { text }
 }
 
 /// Takes the file apart at its empty lines, each of which ends a block.
@@ -121,6 +122,12 @@ mod tests {
         );
         // Two threads of one core.
         assert!(shown("0-1").contains("siblings\t: 2\ncore id\t\t: 0\ncpu cores\t: 1\n"));
+    }
+
+    #[test]
+    fn a_text_without_the_present_cpus_stays() {
+        let host = b"processor\t: 0\ncpu fam";
+        assert_eq!(render(host, &[1].into_iter().collect()), host);
     }
 
     #[test]

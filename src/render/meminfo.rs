@@ -15,12 +15,11 @@ enum Source {
     Amount(fn(&Memory) -> Bytes),
     /// A number of huge pages of the container's.
     Pages(fn(&Memory) -> u64),
+    /// Nothing of its kind is counted for a container.
+    Nothing,
 }
 
-use Source::{Amount, Host, Pages};
-
-/// Nothing of its kind is counted for a container.
-const NONE: Source = Amount(|_| Bytes(0));
+use Source::{Amount, Host, Nothing, Pages};
 
 /// Every line that a known kernel prints, in its order. A line that is not here, which a
 /// future kernel may print, is shown as 0.
@@ -28,7 +27,7 @@ const LINES: &[(&str, Source)] = &[
     ("MemTotal", Amount(|memory| memory.total)),
     ("MemFree", Amount(|memory| memory.free)),
     ("MemAvailable", Amount(|memory| memory.available)),
-    ("Buffers", NONE),
+    ("Buffers", Nothing),
     ("Cached", Amount(|memory| memory.stat.file)),
     ("SwapCached", Amount(|memory| memory.stat.swapcached)),
     ("Active", Amount(|memory| memory.stat.active_anon + memory.stat.active_file)),
@@ -38,7 +37,7 @@ const LINES: &[(&str, Source)] = &[
     ("Active(file)", Amount(|memory| memory.stat.active_file)),
     ("Inactive(file)", Amount(|memory| memory.stat.inactive_file)),
     ("Unevictable", Amount(|memory| memory.stat.unevictable)),
-    ("Mlocked", NONE),
+    ("Mlocked", Nothing),
     ("SwapTotal", Amount(|memory| memory.swap_total)),
     ("SwapFree", Amount(|memory| memory.swap_free)),
     ("Zswap", Amount(|memory| memory.stat.zswap)),
@@ -55,30 +54,30 @@ const LINES: &[(&str, Source)] = &[
     ("KernelStack", Amount(|memory| memory.stat.kernel_stack)),
     ("PageTables", Amount(|memory| memory.stat.pagetables)),
     ("SecPageTables", Amount(|memory| memory.stat.sec_pagetables)),
-    ("NFS_Unstable", NONE),
-    ("Bounce", NONE),
-    ("WritebackTmp", NONE),
+    ("NFS_Unstable", Nothing),
+    ("Bounce", Nothing),
+    ("WritebackTmp", Nothing),
     ("CommitLimit", Amount(|memory| memory.commit_limit)),
     ("Committed_AS", Amount(|memory| memory.committed)),
     ("VmallocTotal", Host),
     ("VmallocUsed", Amount(|memory| memory.stat.vmalloc)),
-    ("VmallocChunk", NONE),
+    ("VmallocChunk", Nothing),
     ("Percpu", Amount(|memory| memory.stat.percpu)),
     ("HardwareCorrupted", Host),
     ("AnonHugePages", Amount(|memory| memory.stat.anon_thp)),
     ("ShmemHugePages", Amount(|memory| memory.stat.shmem_thp)),
-    ("ShmemPmdMapped", NONE),
+    ("ShmemPmdMapped", Nothing),
     ("FileHugePages", Amount(|memory| memory.stat.file_thp)),
-    ("FilePmdMapped", NONE),
+    ("FilePmdMapped", Nothing),
     ("CmaTotal", Host),
     // Equal to CmaTotal: the contiguous area is the hardware's, and its use is the host's.
     ("CmaFree", Host),
-    ("Unaccepted", NONE),
-    ("Balloon", NONE),
+    ("Unaccepted", Nothing),
+    ("Balloon", Nothing),
     ("HugePages_Total", Pages(|memory| memory.huge_pages_total)),
     ("HugePages_Free", Pages(|memory| memory.huge_pages_free)),
-    ("HugePages_Rsvd", NONE),
-    ("HugePages_Surp", NONE),
+    ("HugePages_Rsvd", Nothing),
+    ("HugePages_Surp", Nothing),
     ("Hugepagesize", Host),
     ("Hugetlb", Amount(|memory| memory.hugetlb)),
     ("DirectMap4k", Host),
@@ -98,17 +97,17 @@ pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
             continue;
         };
         let source = LINES.iter().find(|(label, _)| *label == line.label);
-        let value = match source.map_or(&NONE, |(_, source)| source) {
-            Host if line.label == "CmaFree" => cma_total,
-            Host => line.value,
-            Amount(amount) if line.kib => amount(memory).kib(),
-            // The kernel's two lines without a unit that nothing is counted for.
-            Amount(amount) => amount(memory).0,
-            Pages(pages) => pages(memory),
+        let (value, kib) = match source.map_or(&Nothing, |(_, source)| source) {
+            Host if line.label == "CmaFree" => (cma_total, line.kib),
+            Host => (line.value, line.kib),
+            Amount(amount) => (amount(memory).kib(), true),
+            Pages(pages) => (pages(memory), false),
+            Nothing => (0, line.kib),
         };
-        push_line(&mut text, line.label, value, line.kib);
+        push_line(&mut text, line.label, value, kib);
     }
-    text.into_bytes()
+    // Not one line of the form that /proc/meminfo has: better the host's than an empty file.
+    if text.is_empty() { host.to_vec() } else { text.into_bytes() }
 }
 
 fn host_value(host: &[u8], label: &str) -> u64 {
@@ -158,6 +157,14 @@ DirectMap4k:       30720 kB
             push_line(&mut text, line.label, line.value, line.kib);
         }
         assert_eq!(text, host);
+    }
+
+    #[test]
+    fn a_line_of_another_form_is_left_out_and_a_text_of_another_form_stays() {
+        let memory = Memory { free: Bytes(2048), ..Memory::default() };
+        let text = render(b"MemTotal: x\nMemFree: 3\n\xff: 3 kB\n", &memory);
+        assert_eq!(text, b"MemFree:               2 kB\n");
+        assert_eq!(render(b"MemTotal\n", &Memory::default()), b"MemTotal\n");
     }
 
     #[test]

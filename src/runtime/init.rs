@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, execve, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{
+    Pid, dup2_stdin, execve, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp,
+};
 use rustix::process::pidfd_send_signal;
 
 use super::die_with::{self, Parent};
@@ -102,6 +104,11 @@ impl Terminal {
         found == Ok(group)
     }
 
+    /// Whether standard input is a terminal that another process group has the foreground of.
+    fn is_input_anothers() -> bool {
+        tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground != getpgrp())
+    }
+
     /// Makes `group` the one that reads from it and that ^C is for.
     fn give_to(self, group: Pid) -> nix::Result<()> {
         match self.stream {
@@ -127,6 +134,7 @@ struct Birth<'a> {
     view: &'a View,
     parent: &'a Parent,
     terminal: Option<Terminal>,
+    is_in_background: bool,
 }
 
 impl Init {
@@ -138,9 +146,11 @@ impl Init {
     pub fn start(spec: &Spec, id: &str, cgroups: &Cgroups, view: &View) -> Result<Init> {
         let (reports, reporter) = report::channel()?;
         let parent = die_with::this_process()?;
-        let terminal = Terminal::find();
         namespaces::start_clocks_at_zero().in_step("time namespace")?;
-        let birth = Birth { spec, id, cgroups, view, parent: &parent, terminal };
+        // Both are asked here: a new pid namespace has no numbers for the groups out here.
+        let terminal = Terminal::find();
+        let is_in_background = Terminal::is_input_anothers();
+        let birth = Birth { spec, id, cgroups, view, parent: &parent, terminal, is_in_background };
         let child = process::clone_into(namespaces::BORN_INTO, cgroups.unified(), move || {
             let Err(error) = birth.become_command();
             let status = if let Error::NotExecuted { status, .. } = error {
@@ -180,13 +190,18 @@ impl Init {
     ///
     /// # Errors
     /// What waitpid(2) answers.
-    pub fn wait(self, signals: &Signals) -> Result<u8> {
+    pub fn wait(self, signals: &Signals, view: &View) -> Result<u8> {
         let mut requests = 0;
+        let mut is_lost = false;
         loop {
             let signal =
                 signals.set.wait().map_err(|errno| Error::io("wait for", "signals", errno))?;
             if signal == Signal::SIGCHLD {
                 match waitpid(self.child.pid, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) if view.is_lost() && !is_lost => {
+                        is_lost = true;
+                        log::warn!("the container's own lxcfs-rs ended: its files are gone");
+                    }
                     Ok(WaitStatus::StillAlive) => {}
                     Ok(status) => return Ok(self.ended(status)),
                     Err(errno) => return Err(Error::io("wait for", "the command", errno)),
@@ -269,6 +284,13 @@ impl Birth<'_> {
     /// the runtime had it: so ^C reaches the command once, not a second time through us.
     fn take_terminal(&self) -> Result<()> {
         let failed = |errno: Errno| Error::io("take", "the terminal", errno);
+        if self.is_in_background {
+            // A read would be answered by SIGTTIN, which a first process neither stops at nor
+            // dies of: it would try again for ever. Shells give a job in the background this.
+            let null = fs::File::open("/dev/null");
+            let null = null.map_err(|error| Error::io("open", "/dev/null", error))?;
+            dup2_stdin(null).map_err(failed)?;
+        }
         setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed)?;
         match self.terminal {
             Some(terminal) => terminal.give_to(getpid()).map_err(failed),

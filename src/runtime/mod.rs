@@ -77,7 +77,7 @@ fn run_in_cgroups(
     view.wait().in_step("the container's own lxcfs-rs")?;
     let init = Init::start(spec, id, cgroups, view)?;
     // With its first process every other process of a pid namespace is gone.
-    let status = init.wait(signals)?;
+    let status = init.wait(signals, view)?;
     Ok(Ended { status, left: None })
 }
 

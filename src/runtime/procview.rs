@@ -1,12 +1,17 @@
 //! Our files in a container's /proc and /sys: from a daemon that serves this host already, or
 //! from one of the container's own that nobody else sees and that ends with it.
 
+use std::ffi::CString;
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::wait::waitpid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -15,6 +20,7 @@ use super::report::{self, Report};
 use super::{die_with, mountinfo, namespaces, rootfs};
 use crate::error::{Error, Result};
 use crate::files::{self, Row};
+use crate::sys::fuse::{Answer, ask_in_child};
 use crate::sys::process::{self, Child};
 
 /// One bind mount.
@@ -105,6 +111,14 @@ impl View {
         }
     }
 
+    /// Whether the container's own daemon has ended before its time.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let View::Own(daemon) = self else { return false };
+        let mut ended = [PollFd::new(&daemon.child.pidfd, PollFlags::IN)];
+        poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count > 0)
+    }
+
     /// Ends the container's own daemon, if it has one.
     ///
     /// # Errors
@@ -119,6 +133,9 @@ impl View {
     }
 }
 
+/// How long the host's daemon may take to answer before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Whether a daemon serves this host at `mountpoint` and answers.
 fn is_served(mountpoint: &Path) -> Result<bool> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -127,7 +144,18 @@ fn is_served(mountpoint: &Path) -> Result<bool> {
         .into_iter()
         .rfind(|mount| mount.mount_point == mountpoint)
         .is_some_and(|mount| mount.fs_type == "fuse.lxcfs");
-    Ok(mounted && fs::read(mountpoint.join("proc/meminfo")).is_ok_and(|text| !text.is_empty()))
+    if !mounted {
+        return Ok(false);
+    }
+    let meminfo = mountpoint.join("proc/meminfo");
+    let failed = |error: io::Error| Error::io("look at", &meminfo, error);
+    let path = CString::new(meminfo.as_os_str().as_bytes())
+        .map_err(|error| failed(io::Error::other(error)))?;
+    let answer = ask_in_child(&path, PATIENCE).map_err(failed)?;
+    if answer != Answer::Present {
+        log::warn!("{}: the daemon there does not answer, bringing one", mountpoint.display());
+    }
+    Ok(answer == Answer::Present)
 }
 
 impl Daemon {

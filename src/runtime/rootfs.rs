@@ -38,10 +38,22 @@ const NODEV_BUT_LOCAL: &[&str] = &["zfs", "virtiofs"];
 /// own, and what the host mounts there is no part of the root filesystem.
 const NOT_COPIED: &[&str] = &["/proc", "/sys", "/dev", "/run"];
 
+/// The file that names lookups begin with; resolv.conf(5).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A file to write into the new root.
+#[derive(Debug)]
+struct Written {
+    path: PathBuf,
+    contents: Vec<u8>,
+}
+
 /// A new root filesystem: mounted, not yet entered.
 #[derive(Debug)]
 pub struct Root {
     handle: OwnedFd,
+    /// What the host has in one of [`NOT_COPIED`] and a copy of its root cannot do without.
+    written: Option<Written>,
     /// Mounts to make read-only as soon as they are entered, by their path in the new root.
     read_only: Vec<PathBuf>,
     /// Whether the root itself is one of them.
@@ -56,7 +68,7 @@ pub fn mount_directory(dir: &Path) -> Result<Root> {
     let flags = clone_flags() | OpenTreeFlags::AT_RECURSIVE;
     let handle = open_tree(CWD, dir, flags).map_err(|errno| Error::io("clone", dir, errno))?;
     attach_over_root(&handle)?;
-    Ok(Root { handle, read_only: Vec::new(), needs_writable_places: false })
+    Ok(Root { handle, written: None, read_only: Vec::new(), needs_writable_places: false })
 }
 
 /// Mounts a throw-away copy of the host's root as the new root: overlays whose upper layers
@@ -99,7 +111,7 @@ pub fn mount_copy_of_host() -> Result<Root> {
             read_only.push(place);
         }
     }
-    Ok(Root { handle, read_only, needs_writable_places })
+    Ok(Root { handle, written: resolver(), read_only, needs_writable_places })
 }
 
 /// A copy of what is mounted at `place`, not attached anywhere yet, and whether it is an
@@ -138,8 +150,25 @@ impl Root {
                 }
             }
         }
+        if let Some(Written { path, contents }) = &self.written {
+            let written = path.parent().map_or(Ok(()), fs::create_dir_all);
+            written
+                .and_then(|()| fs::write(path, contents))
+                .map_err(|error| Error::io("write", path, error))?;
+        }
         Ok(())
     }
+}
+
+/// The host's resolv.conf, where that is a link into /run, as systemd-resolved, NetworkManager
+/// and resolvconf make it.
+fn resolver() -> Option<Written> {
+    let path = fs::canonicalize(RESOLV_CONF).ok()?;
+    if !path.starts_with("/run") {
+        return None;
+    }
+    let contents = fs::read(&path).ok()?;
+    Some(Written { path, contents })
 }
 
 /// The local filesystems, and the files, that the host has mounted below its root, where they

@@ -1,4 +1,7 @@
 //! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
 
+mod daemon;
+mod docker;
+mod engine;
 mod run;
 mod session;

@@ -425,30 +425,68 @@ fn a_link_does_not_lead_a_mount_astray() {
     assert_refused(&["--rootfs", root.path(), "true"], 125, "/proc: not a directory to mount");
 }
 
-/// Where the kernel refuses an overlay, as over a stack of two, the root is read-only.
-#[test]
-fn without_an_overlay_the_root_is_read_only() {
-    let script = r#"
+/// Runs `script`, with the program as $1, in a mount namespace whose root is an overlay over as
+/// many overlays over this machine's as `depth` says.
+fn in_overlay(depth: u32, script: &str) -> Output {
+    let script = format!(
+        r#"
         set -e
         mount -t tmpfs tmpfs /mnt
         cd /mnt
-        mkdir a b upper.a upper.b work.a work.b
-        mount -t overlay overlay -o lowerdir=/,upperdir=upper.a,workdir=work.a a
-        mount -t overlay overlay -o lowerdir=a,upperdir=upper.b,workdir=work.b b
-        for dir in proc sys dev; do mount --rbind /$dir b/$dir; done
-        mount --bind "$(dirname "$1")" "b$(dirname "$1")"
-        cd b
+        lower=/
+        for level in $(seq {depth}); do
+            mkdir $level upper.$level work.$level
+            mount -t overlay overlay $level \
+                -o lowerdir=$lower,upperdir=upper.$level,workdir=work.$level
+            lower=$level
+        done
+        for dir in proc sys dev; do mount --rbind /$dir $lower/$dir; done
+        mount --bind "$(dirname "$1")" "$lower$(dirname "$1")"
+        cd $lower
         pivot_root . mnt
         umount -l /mnt
-        exec "$1" run -- sh -c 'touch /tmp/x /run/x && ! touch /usr/x 2>/dev/null && echo right'
-    "#;
+        {script}
+        "#
+    );
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh", PROGRAM]);
-    command.stdin(Stdio::null()).env_remove("RUST_LOG");
-    let output = command.output().unwrap();
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", PROGRAM]);
+    command.stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap()
+}
+
+#[test]
+fn the_hosts_root_may_be_an_overlay_itself() {
+    let output = in_overlay(1, "touch /below; exec \"$1\" run -- sh -c 'touch /usr/x; ls /below'");
+    assert_eq!(text(&output.stdout), "/below\n", "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr), "");
+}
+
+/// Where the kernel refuses an overlay, as over a stack of two, the root is read-only.
+#[test]
+fn without_an_overlay_the_root_is_read_only() {
+    let output = in_overlay(
+        2,
+        "exec \"$1\" run -- sh -c \
+            'touch /tmp/x /run/x && ! touch /usr/x 2>/dev/null && echo right'",
+    );
     let said = text(&output.stderr);
     assert_eq!(text(&output.stdout), "right\n", "{said}");
     assert!(said.contains("the container gets the host's root read-only"), "{said}");
+}
+
+#[test]
+fn names_are_looked_up_as_on_the_host() {
+    for depth in [1, 2] {
+        let output = in_overlay(
+            depth,
+            "mount -t tmpfs tmpfs /run
+            mkdir /run/resolver
+            echo nameserver 192.0.2.1 > /run/resolver/resolv.conf
+            ln -sf ../run/resolver/resolv.conf /etc/resolv.conf
+            exec \"$1\" run -- cat /etc/resolv.conf",
+        );
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "nameserver 192.0.2.1\n", "{said}");
+    }
 }
 
 #[test]
@@ -462,34 +500,70 @@ fn its_own_daemon_shows_nowhere_else() {
 }
 
 #[test]
-fn the_hosts_daemon_is_used_where_there_is_one() {
-    let script = r#"
-        set -e
-        mkdir -p /var/lib/lxcfs
-        mkfifo "$2/ready"
-        "$1" serve /var/lib/lxcfs 2>"$2/log" & daemon=$!
-        while ! mountpoint -q /var/lib/lxcfs; do kill -0 $daemon; sleep 0.01; done
-        exec "$1" run -- sh -c 'echo; sleep 1000'
-    "#;
-    let dir = Dir::new();
-    let script = WITHOUT_DAEMON.replace("exec \"$@\"", script);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", PROGRAM]);
-    command.arg(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut runtime = command.spawn().unwrap();
+fn the_loss_of_its_own_daemon_is_told() {
+    let mut command = run_script(&[], "echo; exec sleep 1000");
+    let mut runtime = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = runtime.stderr.take().unwrap();
     let stdout = BufReader::new(runtime.stdout.take().unwrap());
     let mut container = Container { runtime, stdout };
     container.line();
-    // The shell started the daemon and became the runtime.
+    let init = container.init();
+    let daemon = children(container.runtime.id())
+        .into_iter()
+        .map(|pid| Pid::from_raw(i32::try_from(pid).unwrap()))
+        .find(|&pid| pid != init)
+        .unwrap();
+    kill(daemon, Signal::SIGKILL).unwrap();
+    let mut said = [0; 200];
+    let length = stderr.read(&mut said).unwrap();
+    assert!(text(&said[..length]).contains("the container's own lxcfs-rs ended"));
+    kill(init, Signal::SIGKILL).unwrap();
+    assert_eq!(container.status(), 137);
+}
+
+/// `run` of an endless script in a mount namespace where a daemon, given as the runtime's
+/// first child, serves at /var/lib/lxcfs and `before` was done to it.
+fn beside_daemon(before: &str) -> (Container, u32) {
+    let script = WITHOUT_DAEMON.replace("exec \"$@\"", "");
+    let script = format!(
+        r#"
+        set -e
+        {script}
+        mkdir -p /var/lib/lxcfs
+        "$1" serve /var/lib/lxcfs 2>/dev/null & daemon=$!
+        while ! [ -e /var/lib/lxcfs/proc/meminfo ]; do kill -0 $daemon; sleep 0.01; done
+        echo $daemon
+        {before}
+        exec "$1" run -- sh -c 'echo; exec sleep 1000'
+        "#
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", PROGRAM]);
+    command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut runtime = command.spawn().unwrap();
+    let stdout = BufReader::new(runtime.stdout.take().unwrap());
+    let mut container = Container { runtime, stdout };
+    let daemon = container.line().parse().unwrap();
+    container.line();
+    (container, daemon)
+}
+
+#[test]
+fn the_hosts_daemon_is_used_where_there_is_one() {
+    let (container, daemon) = beside_daemon("");
     let of_runtime = children(container.runtime.id());
-    let daemon = |pid: &&u32| {
-        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-        arguments.windows(5).any(|word| word == b"serve")
-    };
-    let daemon = *of_runtime.iter().find(daemon).unwrap();
-    let found = of_runtime.len();
     kill(Pid::from_raw(i32::try_from(daemon).unwrap()), Signal::SIGTERM).unwrap();
-    assert_eq!(found, 2);
+    // The shell became the runtime, so the daemon is one of its children.
+    assert_eq!(of_runtime.len(), 2);
+}
+
+#[test]
+fn a_hung_daemon_is_passed_over() {
+    let (container, daemon) = beside_daemon("kill -STOP $daemon");
+    let of_runtime = children(container.runtime.id());
+    kill(Pid::from_raw(i32::try_from(daemon).unwrap()), Signal::SIGKILL).unwrap();
+    assert!(of_runtime.len() >= 3, "{of_runtime:?}");
 }
 
 #[test]
@@ -585,12 +659,37 @@ sys.stdout.write(seen.decode())
     assert!(printed.contains("status 7 foreground True"), "{printed}");
 }
 
+/// In the background the first process would answer SIGTTIN by reading again, for ever.
+#[test]
+fn in_the_background_the_terminal_is_not_read() {
+    let script = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    background = os.fork()
+    if background == 0:
+        os.setpgid(0, 0)
+        os.execv(sys.argv[1], [sys.argv[1], "run", "--", "cat"])
+    print("status", os.waitstatus_to_exitcode(os.waitpid(background, 0)[1]))
+    sys.stdout.flush()
+    os._exit(0)
+seen = b""
+while b"status" not in seen or b"\n" not in seen.split(b"status")[1]:
+    seen += os.read(terminal, 1000)
+os.waitpid(pid, 0)
+sys.stdout.write(seen.decode())
+"#;
+    assert_eq!(output_of_program("python3", &["-c", script, PROGRAM]), "status 0\r\n");
+}
+
 #[test]
 fn nothing_is_left_behind() {
     let marker = format!("lxcfs-rs-marker-{}", std::process::id());
     let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let place_existed = Path::new("/run/lxcfs").exists();
-    for round in 0..30 {
+    // `tests/run --full` sets it.
+    let rounds = if std::env::var_os("LXCFS_RS_FULL").is_some() { 1000 } else { 30 };
+    for round in 0..rounds {
         let script = "cat /proc/sys/kernel/hostname; sleep 1000 & exit 0";
         let command = run(&["-m", "64m", "--", "sh", "-c", script, &marker]);
         let id = output_of(command);

@@ -1,0 +1,184 @@
+//! The identity law: a process of the host, for every resource that nothing on its cgroup's
+//! path limits, is shown the host's own file.
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod fixtures;
+
+use std::fs;
+use std::path::Path;
+
+use fixtures::{Fixture, NAMES};
+use lxcfs_rs::container::{Subject, Who};
+use lxcfs_rs::files::{ProcFile, Row, TABLE, row_of};
+use lxcfs_rs::vfs::Vfs;
+
+#[test]
+fn a_reader_of_whom_nothing_is_known_gets_the_hosts_bytes() {
+    for name in NAMES {
+        let fixture = Fixture::named(name);
+        let who = Who { reader: None, subject: Subject::Unknown };
+        for row in TABLE {
+            let host = fs::read(fixture.root.join(row.path)).unwrap();
+            assert_eq!(fixture.show(row.file, &who).unwrap(), host, "{name} {}", row.path);
+        }
+    }
+}
+
+#[test]
+fn a_process_of_the_host_gets_the_hosts_bytes() {
+    for name in NAMES {
+        let fixture = Fixture::named(name);
+        let pid = fixture.host_process();
+        let subject = Subject::Host(fixture.container(pid).unwrap());
+        let who = Who { reader: Some(pid), subject };
+        for row in TABLE {
+            let host = fs::read(fixture.root.join(row.path)).unwrap();
+            assert_eq!(fixture.show(row.file, &who).unwrap(), host, "{name} {}", row.path);
+        }
+    }
+}
+
+/// A process of the host in a cgroup with limits is shown these, and for all else the host.
+#[test]
+fn a_limit_counts_for_its_own_resource_alone() {
+    for name in NAMES {
+        let fixture = Fixture::named(name);
+        let pid = fixture.init_of("c1");
+        let who =
+            Who { reader: Some(pid), subject: Subject::Host(fixture.container(pid).unwrap()) };
+        let expected = |file| {
+            fs::read_to_string(fixture.root.join("expected/c1").join(row_of(file).path)).unwrap()
+        };
+        let host = |file| fs::read_to_string(fixture.root.join(row_of(file).path)).unwrap();
+        let show = |file| String::from_utf8(fixture.show(file, &who).unwrap()).unwrap();
+        for file in [ProcFile::Uptime, ProcFile::Loadavg, ProcFile::Diskstats] {
+            assert_eq!(show(file), host(file), "{name} {file:?}");
+        }
+        for file in [ProcFile::Meminfo, ProcFile::Swaps, ProcFile::Cpuinfo, ProcFile::CpuOnline] {
+            assert_eq!(show(file), expected(file), "{name} {file:?}");
+        }
+        // Two CPUs of two, and a quota of one and a half: no limit that shows. Else the cgroup's
+        // CPUs, but the machine's own boot time.
+        let limited = expected(ProcFile::CpuOnline) != host(ProcFile::CpuOnline);
+        let stat = if limited { expected(ProcFile::Stat) } else { host(ProcFile::Stat) };
+        let btime =
+            |text: &str| text.lines().find(|line| line.starts_with("btime ")).unwrap().to_owned();
+        let stat = stat.replace(&btime(&stat), &btime(&host(ProcFile::Stat)));
+        assert_eq!(show(ProcFile::Stat), stat, "{name}");
+    }
+}
+
+// --- live: this process is one of the host, as far as it can see -----------
+
+/// What the served file says to this thread.
+fn served(vfs: &Vfs, file: ProcFile) -> String {
+    let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+    let text = vfs.read(row_of(file).ino, 0, tid, 0, 1 << 24, true).unwrap();
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+fn kernels(row: &Row) -> String {
+    fs::read_to_string(Path::new("/").join(row.path)).unwrap()
+}
+
+/// A line with each number replaced, and the numbers.
+fn numbers(line: &str) -> (String, Vec<f64>) {
+    let mut shape = String::new();
+    let mut found = Vec::new();
+    for word in line.split_inclusive([' ', '\t', '/']) {
+        match word.trim_end_matches([' ', '\t', '/']).parse() {
+            Ok(number) => found.push(number),
+            Err(_) => shape.push_str(word),
+        }
+    }
+    (shape, found)
+}
+
+/// Asserts that the served file has the lines of the kernel's, in their order, and that each
+/// number of a line that `counts` is between two readings of the kernel's file.
+fn assert_between(file: ProcFile, counts: impl Fn(&str) -> bool) {
+    let vfs = Vfs::of_machine().unwrap();
+    let row = row_of(file);
+    let before = kernels(row);
+    let shown = served(&vfs, file);
+    let after = kernels(row);
+    assert_eq!(shown.lines().count(), before.lines().count(), "{}", row.path);
+    for ((before, shown), after) in before.lines().zip(shown.lines()).zip(after.lines()) {
+        let ((shape, low), (shown_shape, middle), (_, high)) =
+            (numbers(before), numbers(shown), numbers(after));
+        assert_eq!(shown_shape, shape, "{}", row.path);
+        assert_eq!(middle.len(), low.len(), "{}: {shown}", row.path);
+        if !counts(shown) {
+            continue;
+        }
+        for ((low, middle), high) in low.iter().zip(&middle).zip(&high) {
+            // The kernel's own iowait goes back at times.
+            if low > high {
+                continue;
+            }
+            assert!(
+                low <= middle && middle <= high,
+                "{}: {before:?} {shown:?} {after:?}",
+                row.path
+            );
+        }
+    }
+}
+
+/// Whether the kernel's cgroup files, read the plain way, limit this process's memory or CPUs.
+fn is_limited() -> bool {
+    let memberships = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut limits = Vec::new();
+    for mount in mounts.lines() {
+        let (before, after) = mount.split_once(" - ").unwrap();
+        if !after.starts_with("cgroup") {
+            continue;
+        }
+        let mount_point = before.split(' ').nth(4).unwrap();
+        for line in memberships.lines() {
+            let path = line.splitn(3, ':').nth(2).unwrap();
+            for level in Path::new(path).ancestors() {
+                let level = level.strip_prefix("/").unwrap();
+                for name in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max"]
+                    .iter()
+                    .chain(&["memory.swap.max", "cpu.max", "cpu.cfs_quota_us", "cpuset.cpus"])
+                    .chain(&["cpuset.cpus.effective"])
+                {
+                    let file = Path::new(mount_point).join(level).join(name);
+                    if let Ok(text) = fs::read_to_string(file) {
+                        limits.push((*name, text.trim().to_owned()));
+                    }
+                }
+            }
+        }
+    }
+    let online = kernels(row_of(ProcFile::CpuOnline));
+    limits.iter().any(|(name, value)| match *name {
+        "cpu.max" => !value.starts_with("max"),
+        "cpu.cfs_quota_us" => value != "-1",
+        "cpuset.cpus" | "cpuset.cpus.effective" => !value.is_empty() && value != online.trim(),
+        // v1 prints no limit as a number of 19 digits.
+        _ => value != "max" && value.len() < 19,
+    })
+}
+
+#[test]
+fn live_counters_lie_between_two_of_the_kernels() {
+    // No cgroup limits these.
+    assert_between(ProcFile::Uptime, |_| true);
+    assert_between(ProcFile::Diskstats, |_| false);
+    assert_between(ProcFile::Loadavg, |_| false);
+    // Of the others the law tells only where nothing limits this test itself.
+    if is_limited() {
+        return;
+    }
+    assert_between(ProcFile::Stat, |line| !line.starts_with("procs_"));
+    assert_between(ProcFile::Swaps, |_| false);
+    assert_between(ProcFile::CpuOnline, |_| true);
+    assert_between(ProcFile::Cpuinfo, |line| !line.starts_with("cpu MHz"));
+    assert_between(ProcFile::Meminfo, |line| {
+        let constant = ["MemTotal", "SwapTotal", "CommitLimit", "VmallocTotal", "Hugepagesize"];
+        constant.iter().any(|label| line.starts_with(label))
+    });
+}

@@ -1,0 +1,117 @@
+//! A daemon of the tests' own, on a mountpoint of its own.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lxcfs-rs");
+
+/// A directory of one test, with a mountpoint in it that does not exist yet.
+pub(crate) struct Place {
+    pub(crate) base: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let base = std::env::temp_dir().canonicalize().unwrap();
+        let base = base.join(format!("lxcfs-rs-session-{}-{number}", std::process::id()));
+        std::fs::create_dir(&base).unwrap();
+        Place { base }
+    }
+
+    /// With a blank, which mountinfo escapes.
+    pub(crate) fn mountpoint(&self) -> PathBuf {
+        self.base.join("mount point")
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.mountpoint().join(name)
+    }
+
+    pub(crate) fn meminfo(&self) -> PathBuf {
+        self.file("proc/meminfo")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let lazily = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        while umount2(&self.mountpoint(), lazily).is_ok() {}
+        let _ = std::fs::remove_dir_all(&self.base);
+    }
+}
+
+/// A child that is killed and reaped at the end of its test.
+pub(crate) struct Guarded(pub(crate) Child);
+
+impl Guarded {
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let mut log = String::new();
+        if let Some(stderr) = &mut self.0.stderr {
+            stderr.read_to_string(&mut log).unwrap();
+        }
+        (self.0.wait().unwrap(), log)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn serve(mountpoint: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(mountpoint).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts `command` and returns once it has said READY=1; gives its messages from then on.
+pub(crate) fn start_telling(
+    place: &Place,
+    mut command: Command,
+) -> (Guarded, UnixDatagram, String) {
+    let path = place.base.join("notify");
+    let _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut child = Guarded(command.env("NOTIFY_SOCKET", &path).spawn().unwrap());
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut message = [0; 4096];
+    // Two minutes of 200 ms each.
+    for _ in 0..600 {
+        if let Ok(length) = socket.recv(&mut message) {
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            socket.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+            return (child, socket, text);
+        }
+        if child.0.try_wait().unwrap().is_some() {
+            let (status, log) = child.end();
+            panic!("the daemon ended before it was ready: {status}\n{log}");
+        }
+    }
+    panic!("the daemon does not become ready");
+}
+
+pub(crate) fn start(place: &Place) -> Guarded {
+    start_telling(place, serve(&place.mountpoint())).0
+}
