@@ -42,6 +42,7 @@ const OPENING: &[&str] = &[
     "openat",
     "file::open_at",
     "file::read_at",
+    "file::read_record_at",
     "file::open_directory_at",
     "read_to_string",
     "read_dir",

@@ -192,3 +192,78 @@ impl AsFd for CgroupDir {
         self.fd.as_fd()
     }
 }
+
+/// Cgroups made of plain files, for tests: `files` are paths and texts, in cgroups of which each
+/// lies in the one before. Answers the cgroups, the innermost first.
+#[cfg(test)]
+pub(super) fn made_of(levels: &[&[(&str, &str)]]) -> (tempfile::TempDir, Vec<CgroupDir>) {
+    let top = tempfile::tempdir().unwrap();
+    let mut path = top.path().to_owned();
+    let mut dirs = Vec::new();
+    for files in levels {
+        path.push("level");
+        std::fs::create_dir(&path).unwrap();
+        for (name, text) in *files {
+            std::fs::write(path.join(name), text).unwrap();
+        }
+        dirs.insert(0, CgroupDir::open_root(&path).unwrap());
+    }
+    (top, dirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_absent_and_values_that_are_none() {
+        let (_top, dirs) = made_of(&[&[("cgroup.procs", ""), ("good", "7\n"), ("bad", "x\n")]]);
+        let dir = &dirs[0];
+        assert_eq!(dir.read("good").unwrap(), Some(b"7\n".to_vec()));
+        assert_eq!(dir.read_list("good").unwrap(), Some(b"7\n".to_vec()));
+        assert_eq!(dir.read("missing").unwrap(), None);
+        let parse = |text: &[u8]| (text == b"7\n").then_some(7);
+        assert_eq!(dir.read_value("good", parse, "a seven").unwrap(), Some(7));
+        assert_eq!(dir.read_value("missing", parse, "a seven").unwrap(), None);
+        let reported = error::reported();
+        assert_eq!(dir.read_value("bad", parse, "a seven").unwrap(), None);
+        assert!(error::reported() > reported);
+        let error = dir.read("good/x").unwrap_err();
+        assert_eq!(error.errno(), libc::ENOTDIR);
+        assert!(error.to_string().starts_with(dir.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_cgroup_without_processes_file_is_gone() {
+        let (top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
+        let dir = &dirs[0];
+        assert!(dir.exists());
+        dir.check_exists().unwrap();
+        std::fs::remove_file(top.path().join("level/cgroup.procs")).unwrap();
+        assert!(!dir.exists());
+        assert_eq!(dir.check_exists().unwrap_err().errno(), libc::ESRCH);
+    }
+
+    #[test]
+    fn children_are_directories_and_keep_their_identity() {
+        let (top, dirs) = made_of(&[&[("file", "")], &[]]);
+        let outer = &dirs[1];
+        std::fs::create_dir(top.path().join("level/.hidden")).unwrap();
+        assert_eq!(outer.children().unwrap(), ["level"]);
+        let inner = outer.open_below("level").unwrap();
+        assert_eq!(inner.path(), dirs[0].path());
+        assert_eq!(inner.id().unwrap(), dirs[0].id().unwrap());
+        assert_eq!(outer.id_below("level").unwrap(), inner.id().unwrap());
+        assert_ne!(outer.id().unwrap(), inner.id().unwrap());
+        assert_eq!(outer.open_below("").unwrap().id().unwrap(), outer.id().unwrap());
+        assert_eq!(outer.open_below("").unwrap().path(), outer.path());
+        assert!(outer.open_below("nothing").unwrap_err().is_gone());
+        assert!(outer.id_below("nothing").unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn only_what_is_gone_is_nothing() {
+        assert_eq!(nothing_if_gone::<u32>(Error::Gone { what: "x".into() }).unwrap(), 0);
+        assert!(nothing_if_gone::<u32>(Error::NotADirectory).is_err());
+    }
+}

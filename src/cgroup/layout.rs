@@ -128,8 +128,6 @@ impl Layout {
 
 /// One line of mountinfo, if it is a cgroup mount.
 fn parse_line(line: &[u8]) -> Option<Hierarchy> {
-    let mut halves = line.splitn(2, |&byte| byte == b' ');
-    halves.next()?;
     let separator = line.windows(3).position(|window| window == b" - ")?;
     let mut fields = line[..separator].split(|&byte| byte == b' ');
     let mount_root = fields.nth(3)?;
@@ -239,6 +237,26 @@ mod tests {
         let layout = Layout::parse(text.as_bytes(), b"");
         assert_eq!(layout.hierarchies.len(), 1);
         assert_eq!(layout.hierarchies[0].mount_root, b"/");
+    }
+
+    #[test]
+    fn of_equals_the_first_mount_counts() {
+        let text = "1 2 0:1 /a /mnt/x rw - cgroup cgroup rw,cpu\n\
+                    1 2 0:1 /b /mnt/y rw - cgroup cgroup rw,cpu\n\
+                    1 2 0:2 / /mnt/z rw - cgroup2 cgroup2 rw\n\
+                    1 2 0:2 / /mnt/u rw - cgroup2 cgroup2 rw\n";
+        let layout = Layout::parse(text.as_bytes(), b"");
+        let mount_points: Vec<_> =
+            layout.hierarchies.iter().map(|found| found.mount_point.to_str().unwrap()).collect();
+        assert_eq!(mount_points, ["/mnt/x", "/mnt/z"]);
+    }
+
+    #[test]
+    fn flags_among_the_options_are_no_controllers() {
+        let line = "1 2 0:1 / /x rw - cgroup cgroup rw,xattr,clone_children,cpuset_v2_mode,\
+                    noprefix,release_agent=/bin/x,memory,cpuset\n";
+        let layout = Layout::parse(line.as_bytes(), b"");
+        assert_eq!(layout.hierarchies[0].controllers, ["cpuset", "memory"]);
     }
 
     #[test]

@@ -183,5 +183,8 @@ mod tests {
             proc.namespace(pid, Namespace::Pid).unwrap()
         );
         assert!(proc.read("self/nothing").unwrap_err().is_gone());
+        assert_eq!(proc.path("self"), Path::new("/proc/self"));
+        let error = ProcRoot::open(Path::new("/proc/version")).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOTDIR);
     }
 }
