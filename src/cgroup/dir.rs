@@ -31,12 +31,7 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn open_root(path: &Path) -> Result<Self> {
-        let fd = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|error| Error::io("open", path, error))?;
+        let fd = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         Ok(CgroupDir { fd, path: path.to_owned() })
     }
 

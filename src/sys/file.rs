@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -24,6 +25,15 @@ thread_local! {
 pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
+/// Opens the directory at `path` as a place to look up names from (O_PATH).
+///
+/// # Errors
+/// What open(2) answers.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Opens the directory `name` below `dir` as a place to look up names from (O_PATH).
