@@ -241,10 +241,15 @@ mod tests {
 
     #[test]
     fn children_are_directories_and_keep_their_identity() {
-        let (top, dirs) = made_of(&[&[("file", "")], &[]]);
+        let (_top, dirs) = made_of(&[&[("file", "")], &[]]);
         let outer = &dirs[1];
-        std::fs::create_dir(top.path().join("level/.hidden")).unwrap();
-        assert_eq!(outer.children().unwrap(), ["level"]);
+        // Any name is a cgroup's, also one that begins with a dot or is no UTF-8.
+        let odd = OsStr::from_bytes(b".\xff");
+        std::fs::create_dir(outer.path().join(odd)).unwrap();
+        let mut children = outer.children().unwrap();
+        children.sort();
+        assert_eq!(children, [odd, OsStr::new("level")]);
+        assert_eq!(outer.open_below(odd).unwrap().children().unwrap(), [""; 0]);
         let inner = outer.open_below("level").unwrap();
         assert_eq!(inner.path(), dirs[0].path());
         assert_eq!(inner.id().unwrap(), dirs[0].id().unwrap());
