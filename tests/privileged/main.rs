@@ -4,4 +4,5 @@ mod daemon;
 mod docker;
 mod engine;
 mod run;
+mod run_security;
 mod session;
