@@ -23,7 +23,7 @@ const WITHOUT_DAEMON: &str =
     "while mountpoint -q /var/lib/lxcfs; do umount -l /var/lib/lxcfs || exit 1; done; exec \"$@\"";
 
 /// `lxcfs-rs run` in a mount namespace where no daemon serves, so that it brings its own.
-fn run(arguments: &[&str]) -> Command {
+pub(super) fn run(arguments: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", WITHOUT_DAEMON, "sh"]);
     command.arg(PROGRAM).arg("run").args(arguments);
@@ -32,7 +32,7 @@ fn run(arguments: &[&str]) -> Command {
 }
 
 /// The same for a shell script.
-fn run_script(options: &[&str], script: &str) -> Command {
+pub(super) fn run_script(options: &[&str], script: &str) -> Command {
     let mut arguments = options.to_vec();
     arguments.extend(["--", "sh", "-c", script]);
     run(&arguments)
@@ -44,7 +44,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// What the command prints; it must succeed without a word on stderr.
 #[track_caller]
-fn output_of(mut command: Command) -> String {
+pub(super) fn output_of(mut command: Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success() && stderr.is_empty(), "{status}: {}", text(&stderr));
     text(&stdout)
@@ -58,7 +58,7 @@ fn ending(mut command: Command) -> (i32, String) {
 
 /// The status must be `status`, with one line on stderr that holds `words`.
 #[track_caller]
-fn assert_refused(arguments: &[&str], status: i32, words: &str) {
+pub(super) fn assert_refused(arguments: &[&str], status: i32, words: &str) {
     let (code, said) = ending(run(arguments));
     assert_eq!((code, said.lines().count()), (status, 1), "{arguments:?}: {said}");
     assert!(said.starts_with("lxcfs-rs: run: ") && said.contains(words), "{arguments:?}: {said}");
