@@ -206,7 +206,11 @@ fn a_cgroup_namespace_begins_where_its_readme_says() {
             // The hybrid host has this one on cgroup2, where the containers have no cgroup.
             let has_one = (name, controller) != ("hybrid-6.18", Controller::Hugetlb);
             let root = found.path(&fixture.kernel, controller);
-            assert_eq!(root, Some(if has_one { path } else { "/" }), "{name} {controller:?}");
+            assert_eq!(
+                root,
+                Some(Path::new(if has_one { path } else { "/" })),
+                "{name} {controller:?}"
+            );
         }
     }
 }

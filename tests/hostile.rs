@@ -170,8 +170,8 @@ fn parsers() -> Vec<(Parser, &'static [&'static str])> {
             |text| {
                 let memberships = path::parse_memberships(text, Path::new("cgroup"));
                 for membership in memberships.unwrap_or_default() {
-                    ignore(path::is_at_or_below(&membership.path, "/a/"));
-                    ignore(path::is_at_or_below("/", &membership.path));
+                    ignore(path::is_at_or_below(&membership.path, b"/a"));
+                    ignore(path::is_at_or_below(b"/", &membership.path));
                 }
             },
             &["proc/PID/cgroup", "cgroupns/PID/cgroup"],
@@ -184,7 +184,7 @@ fn parsers() -> Vec<(Parser, &'static [&'static str])> {
                     ignore((layout.unified_mount(), layout.controller("cpuacct")));
                     for hierarchy in &layout.hierarchies {
                         ignore(hierarchy.relative(&hierarchy.mount_root));
-                        ignore(hierarchy.relative("/a/../b"));
+                        ignore(hierarchy.relative(b"/a/../b"));
                     }
                 }
             },
@@ -322,7 +322,10 @@ fn inputs(fixture: &Fixture) -> Vec<String> {
             .find(|mounted| mounted.serves && mounted.controllers == membership.controllers);
         let Some(mounted) = mounted else { continue };
         let top = mounted.root.path().strip_prefix(&fixture.root).unwrap();
-        for level in Path::new(membership.path.trim_start_matches('/')).ancestors() {
+        for level in
+            Path::new(std::str::from_utf8(&membership.path).unwrap().trim_start_matches('/'))
+                .ancestors()
+        {
             for name in CGROUP_FILES {
                 found.push(top.join(level).join(name).to_str().unwrap().to_owned());
             }
@@ -411,7 +414,11 @@ impl Run {
                 let up = text.split(' ').next().unwrap().replace('.', "").parse::<u64>().unwrap();
                 assert!(may_be_huge || up <= self.fixture.now.ticks(), "{}\n{text}", what());
             }
-            _ => {}
+            ProcFile::Cpuinfo
+            | ProcFile::Diskstats
+            | ProcFile::Loadavg
+            | ProcFile::Swaps
+            | ProcFile::CpuOnline => {}
         }
     }
 

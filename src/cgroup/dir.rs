@@ -1,7 +1,9 @@
 //! A cgroup directory, held open: the only code that reads cgroup files.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{self, Error, Result};
@@ -29,12 +31,7 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn open_root(path: &Path) -> Result<Self> {
-        let fd = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|error| Error::io("open", path, error))?;
+        let fd = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         Ok(CgroupDir { fd, path: path.to_owned() })
     }
 
@@ -42,7 +39,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where the cgroup has been removed.
-    pub fn open_below(&self, name: &str) -> Result<Self> {
+    pub fn open_below(&self, name: impl AsRef<OsStr>) -> Result<Self> {
+        let name = name.as_ref();
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         let fd = file::open_directory_at(&self.fd, name)
             .map_err(|error| Error::io("open", &path, error))?;
@@ -143,7 +141,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where there is none.
-    pub fn id_below(&self, name: &str) -> Result<CgroupId> {
+    pub fn id_below(&self, name: impl AsRef<OsStr>) -> Result<CgroupId> {
+        let name = name.as_ref();
         let flags = if name.is_empty() {
             rustix::fs::AtFlags::EMPTY_PATH
         } else {
@@ -158,15 +157,16 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn children(&self) -> Result<Vec<String>> {
+    pub fn children(&self) -> Result<Vec<OsString>> {
         let listing = file::open_at(&self.fd, ".")
             .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
             .map_err(|error| Error::io("list", &self.path, error))?;
         let mut names = Vec::new();
         for entry in listing {
             let entry = entry.map_err(|error| Error::io("list", &self.path, error))?;
-            let name = entry.file_name().to_str().unwrap_or(".");
-            if entry.file_type() == rustix::fs::FileType::Directory && !name.starts_with('.') {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
+            if is_directory && name != "." && name != ".." {
                 names.push(name.to_owned());
             }
         }
@@ -241,10 +241,15 @@ mod tests {
 
     #[test]
     fn children_are_directories_and_keep_their_identity() {
-        let (top, dirs) = made_of(&[&[("file", "")], &[]]);
+        let (_top, dirs) = made_of(&[&[("file", "")], &[]]);
         let outer = &dirs[1];
-        std::fs::create_dir(top.path().join("level/.hidden")).unwrap();
-        assert_eq!(outer.children().unwrap(), ["level"]);
+        // Any name is a cgroup's, also one that begins with a dot or is no UTF-8.
+        let odd = OsStr::from_bytes(b".\xff");
+        std::fs::create_dir(outer.path().join(odd)).unwrap();
+        let mut children = outer.children().unwrap();
+        children.sort();
+        assert_eq!(children, [odd, OsStr::new("level")]);
+        assert_eq!(outer.open_below(odd).unwrap().children().unwrap(), [""; 0]);
         let inner = outer.open_below("level").unwrap();
         assert_eq!(inner.path(), dirs[0].path());
         assert_eq!(inner.id().unwrap(), dirs[0].id().unwrap());

@@ -1,7 +1,9 @@
 //! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
 
+mod byhand;
 mod daemon;
 mod docker;
 mod engine;
 mod run;
 mod session;
+mod who;
