@@ -4,6 +4,8 @@
 //! made by `fixtures/derive`, a second implementation of the same rules, and never from what
 //! this program prints.
 
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;
 
