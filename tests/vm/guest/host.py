@@ -12,7 +12,7 @@ BINARY = "/payload/lxcfs-rs"
 PROC_FILES = ("meminfo", "cpuinfo", "stat", "uptime", "diskstats", "swaps", "loadavg")
 ONLINE = "sys/devices/system/cpu/online"
 # Generous, because emulated code is slow; reached only by what hangs.
-PATIENCE = 120
+PATIENCE = 300
 
 
 def read(path):
