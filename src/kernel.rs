@@ -113,7 +113,7 @@ impl Kernel {
     /// The path below a hierarchy's root of the cgroup that /proc/PID/cgroup calls `path`;
     /// none where the mount does not show it.
     #[must_use]
-    pub fn relative<'a>(&self, hierarchy: usize, path: &'a str) -> Option<&'a str> {
+    pub fn relative<'a>(&self, hierarchy: usize, path: &'a [u8]) -> Option<&'a [u8]> {
         self.layout.hierarchies[hierarchy].relative(path)
     }
 }

@@ -4,6 +4,8 @@
 //! made by `fixtures/derive`, a second implementation of the same rules, and never from what
 //! this program prints.
 
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;
 
@@ -206,8 +208,46 @@ fn a_cgroup_namespace_begins_where_its_readme_says() {
             // The hybrid host has this one on cgroup2, where the containers have no cgroup.
             let has_one = (name, controller) != ("hybrid-6.18", Controller::Hugetlb);
             let root = found.path(&fixture.kernel, controller);
-            assert_eq!(root, Some(if has_one { path } else { "/" }), "{name} {controller:?}");
+            assert_eq!(
+                root,
+                Some(Path::new(if has_one { path } else { "/" })),
+                "{name} {controller:?}"
+            );
         }
+    }
+}
+
+#[test]
+fn a_container_of_which_any_cgroup_is_gone_has_no_files() {
+    let places = [
+        ("hybrid-6.18", "sys/fs/cgroup/cpu/lxcfs-fixture/c1"),
+        ("hybrid-6.18", "sys/fs/cgroup/memory/lxcfs-fixture/c1"),
+        ("unified-6.1", "sys/fs/cgroup/lxcfs-fixture/pod/c1"),
+    ];
+    for (name, cgroup) in places {
+        let copy = fixtures::Copy::of(name);
+        let fixture = copy.open().unwrap();
+        let who = fixture.reader(fixture.init_of("c1"));
+        // A removed cgroup's directory has no files any more.
+        std::fs::remove_file(copy.root().join(cgroup).join("cgroup.procs")).unwrap();
+        for row in TABLE {
+            let error = fixture.show(row.file, &who).unwrap_err();
+            assert!(error.is_gone(), "{name} {}: {error}", row.path);
+        }
+    }
+}
+
+#[test]
+fn a_container_holds_a_descriptor_for_each_hierarchy_and_level() {
+    for (name, container, expected) in [
+        // cpu, cpuacct, cpuset, memory, freezer and blkio, two levels of each.
+        ("hybrid-6.18", "c1", 12),
+        ("unified-6.1", "c1", 3),
+        ("unified-6.1", "c3", 2),
+    ] {
+        let fixture = Fixture::named(name);
+        let found = fixture.container(fixture.init_of(container)).unwrap();
+        assert_eq!(found.descriptors(), expected, "{name} {container}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The identity law: a process of the host, for every resource that nothing on its cgroup's
 //! path limits, is shown the host's own file.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;

@@ -1,7 +1,9 @@
 //! A cgroup directory, held open: the only code that reads cgroup files.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{self, Error, Result};
@@ -29,12 +31,7 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn open_root(path: &Path) -> Result<Self> {
-        let fd = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|error| Error::io("open", path, error))?;
+        let fd = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         Ok(CgroupDir { fd, path: path.to_owned() })
     }
 
@@ -42,7 +39,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where the cgroup has been removed.
-    pub fn open_below(&self, name: &str) -> Result<Self> {
+    pub fn open_below(&self, name: impl AsRef<OsStr>) -> Result<Self> {
+        let name = name.as_ref();
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         let fd = file::open_directory_at(&self.fd, name)
             .map_err(|error| Error::io("open", &path, error))?;
@@ -143,7 +141,8 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`]; ENOENT where there is none.
-    pub fn id_below(&self, name: &str) -> Result<CgroupId> {
+    pub fn id_below(&self, name: impl AsRef<OsStr>) -> Result<CgroupId> {
+        let name = name.as_ref();
         let flags = if name.is_empty() {
             rustix::fs::AtFlags::EMPTY_PATH
         } else {
@@ -158,15 +157,16 @@ impl CgroupDir {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn children(&self) -> Result<Vec<String>> {
+    pub fn children(&self) -> Result<Vec<OsString>> {
         let listing = file::open_at(&self.fd, ".")
             .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
             .map_err(|error| Error::io("list", &self.path, error))?;
         let mut names = Vec::new();
         for entry in listing {
             let entry = entry.map_err(|error| Error::io("list", &self.path, error))?;
-            let name = entry.file_name().to_str().unwrap_or(".");
-            if entry.file_type() == rustix::fs::FileType::Directory && !name.starts_with('.') {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
+            if is_directory && name != "." && name != ".." {
                 names.push(name.to_owned());
             }
         }
@@ -185,5 +185,85 @@ pub fn nothing_if_gone<T: Default>(error: Error) -> Result<T> {
 impl AsFd for CgroupDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Cgroups made of plain files, for tests: `files` are paths and texts, in cgroups of which each
+/// lies in the one before. Answers the cgroups, the innermost first.
+#[cfg(test)]
+pub(super) fn made_of(levels: &[&[(&str, &str)]]) -> (tempfile::TempDir, Vec<CgroupDir>) {
+    let top = tempfile::tempdir().unwrap();
+    let mut path = top.path().to_owned();
+    let mut dirs = Vec::new();
+    for files in levels {
+        path.push("level");
+        std::fs::create_dir(&path).unwrap();
+        for (name, text) in *files {
+            std::fs::write(path.join(name), text).unwrap();
+        }
+        dirs.insert(0, CgroupDir::open_root(&path).unwrap());
+    }
+    (top, dirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_absent_and_values_that_are_none() {
+        let (_top, dirs) = made_of(&[&[("cgroup.procs", ""), ("good", "7\n"), ("bad", "x\n")]]);
+        let dir = &dirs[0];
+        assert_eq!(dir.read("good").unwrap(), Some(b"7\n".to_vec()));
+        assert_eq!(dir.read_list("good").unwrap(), Some(b"7\n".to_vec()));
+        assert_eq!(dir.read("missing").unwrap(), None);
+        let parse = |text: &[u8]| (text == b"7\n").then_some(7);
+        assert_eq!(dir.read_value("good", parse, "a seven").unwrap(), Some(7));
+        assert_eq!(dir.read_value("missing", parse, "a seven").unwrap(), None);
+        let reported = error::reported();
+        assert_eq!(dir.read_value("bad", parse, "a seven").unwrap(), None);
+        assert!(error::reported() > reported);
+        let error = dir.read("good/x").unwrap_err();
+        assert_eq!(error.errno(), libc::ENOTDIR);
+        assert!(error.to_string().starts_with(dir.path().to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_cgroup_without_processes_file_is_gone() {
+        let (top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
+        let dir = &dirs[0];
+        assert!(dir.exists());
+        dir.check_exists().unwrap();
+        std::fs::remove_file(top.path().join("level/cgroup.procs")).unwrap();
+        assert!(!dir.exists());
+        assert_eq!(dir.check_exists().unwrap_err().errno(), libc::ESRCH);
+    }
+
+    #[test]
+    fn children_are_directories_and_keep_their_identity() {
+        let (_top, dirs) = made_of(&[&[("file", "")], &[]]);
+        let outer = &dirs[1];
+        // Any name is a cgroup's, also one that begins with a dot or is no UTF-8.
+        let odd = OsStr::from_bytes(b".\xff");
+        std::fs::create_dir(outer.path().join(odd)).unwrap();
+        let mut children = outer.children().unwrap();
+        children.sort();
+        assert_eq!(children, [odd, OsStr::new("level")]);
+        assert_eq!(outer.open_below(odd).unwrap().children().unwrap(), [""; 0]);
+        let inner = outer.open_below("level").unwrap();
+        assert_eq!(inner.path(), dirs[0].path());
+        assert_eq!(inner.id().unwrap(), dirs[0].id().unwrap());
+        assert_eq!(outer.id_below("level").unwrap(), inner.id().unwrap());
+        assert_ne!(outer.id().unwrap(), inner.id().unwrap());
+        assert_eq!(outer.open_below("").unwrap().id().unwrap(), outer.id().unwrap());
+        assert_eq!(outer.open_below("").unwrap().path(), outer.path());
+        assert!(outer.open_below("nothing").unwrap_err().is_gone());
+        assert!(outer.id_below("nothing").unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn only_what_is_gone_is_nothing() {
+        assert_eq!(nothing_if_gone::<u32>(Error::Gone { what: "x".into() }).unwrap(), 0);
+        assert!(nothing_if_gone::<u32>(Error::NotADirectory).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! cgroup2 mount beside them) or *unified* (cgroup2 alone). No code asks for
 //! the kind as a whole: the question is always "where is controller X".
 
+use super::path::is_at_or_below;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ pub struct Hierarchy {
     pub mount_point: PathBuf,
     /// The cgroup that the mount shows at its top: `/` unless it is a bind mount or was
     /// made in a cgroup namespace.
-    pub mount_root: String,
+    pub mount_root: Vec<u8>,
     /// v1: its controllers, `name=systemd` included, as /proc/PID/cgroup spells them.
     /// v2: empty; which controllers it has is in `cgroup.controllers`.
     pub controllers: Vec<String>,
@@ -36,19 +37,15 @@ impl Hierarchy {
     /// The path below the mount point of a cgroup that /proc/PID/cgroup calls `cgroup`;
     /// none where the mount does not show it. Has no leading slash.
     #[must_use]
-    pub fn relative<'a>(&self, cgroup: &'a str) -> Option<&'a str> {
-        let below = if self.mount_root == "/" {
-            cgroup
-        } else {
-            let below = cgroup.strip_prefix(self.mount_root.as_str())?;
-            if !below.is_empty() && !below.starts_with('/') {
-                return None;
-            }
-            below
-        };
-        let below = below.trim_start_matches('/');
+    pub fn relative<'a>(&self, cgroup: &'a [u8]) -> Option<&'a [u8]> {
+        if !is_at_or_below(cgroup, &self.mount_root) {
+            return None;
+        }
+        let root = if self.mount_root == b"/" { 0 } else { self.mount_root.len() };
+        let below = &cgroup[root..];
+        let below = below.strip_prefix(b"/").unwrap_or(below);
         // A path that leaves the namespace's root ("/../x") is not below any mount of ours.
-        (!below.split('/').any(|name| name == "..")).then_some(below)
+        (!below.split(|&byte| byte == b'/').any(|name| name == b"..")).then_some(below)
     }
 }
 
@@ -88,7 +85,9 @@ impl Layout {
             });
             match known {
                 None => layout.hierarchies.push(found),
-                Some(known) if known.mount_root != "/" && found.mount_root == "/" => *known = found,
+                Some(known) if known.mount_root != b"/" && found.mount_root == b"/" => {
+                    *known = found
+                }
                 Some(_) => {}
             }
         }
@@ -129,8 +128,6 @@ impl Layout {
 
 /// One line of mountinfo, if it is a cgroup mount.
 fn parse_line(line: &[u8]) -> Option<Hierarchy> {
-    let mut halves = line.splitn(2, |&byte| byte == b' ');
-    halves.next()?;
     let separator = line.windows(3).position(|window| window == b" - ")?;
     let mut fields = line[..separator].split(|&byte| byte == b' ');
     let mount_root = fields.nth(3)?;
@@ -150,7 +147,7 @@ fn parse_line(line: &[u8]) -> Option<Hierarchy> {
     Some(Hierarchy {
         version,
         mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
-        mount_root: String::from_utf8(unescape(mount_root)).ok()?,
+        mount_root: unescape(mount_root),
         controllers,
     })
 }
@@ -239,20 +236,40 @@ mod tests {
                     1 2 0:1 /docker/b /mnt/y rw - cgroup cgroup rw,memory\n";
         let layout = Layout::parse(text.as_bytes(), b"");
         assert_eq!(layout.hierarchies.len(), 1);
-        assert_eq!(layout.hierarchies[0].mount_root, "/");
+        assert_eq!(layout.hierarchies[0].mount_root, b"/");
+    }
+
+    #[test]
+    fn of_equals_the_first_mount_counts() {
+        let text = "1 2 0:1 /a /mnt/x rw - cgroup cgroup rw,cpu\n\
+                    1 2 0:1 /b /mnt/y rw - cgroup cgroup rw,cpu\n\
+                    1 2 0:2 / /mnt/z rw - cgroup2 cgroup2 rw\n\
+                    1 2 0:2 / /mnt/u rw - cgroup2 cgroup2 rw\n";
+        let layout = Layout::parse(text.as_bytes(), b"");
+        let mount_points: Vec<_> =
+            layout.hierarchies.iter().map(|found| found.mount_point.to_str().unwrap()).collect();
+        assert_eq!(mount_points, ["/mnt/x", "/mnt/z"]);
+    }
+
+    #[test]
+    fn flags_among_the_options_are_no_controllers() {
+        let line = "1 2 0:1 / /x rw - cgroup cgroup rw,xattr,clone_children,cpuset_v2_mode,\
+                    noprefix,release_agent=/bin/x,memory,cpuset\n";
+        let layout = Layout::parse(line.as_bytes(), b"");
+        assert_eq!(layout.hierarchies[0].controllers, ["cpuset", "memory"]);
     }
 
     #[test]
     fn paths_are_taken_relative_to_the_mount() {
         let mut hierarchy = Layout::parse(HYBRID.as_bytes(), b"").hierarchies.remove(1);
-        assert_eq!(hierarchy.relative("/docker/a"), Some("docker/a"));
-        assert_eq!(hierarchy.relative("/"), Some(""));
-        assert_eq!(hierarchy.relative("/../a"), None);
-        hierarchy.mount_root = "/docker".into();
-        assert_eq!(hierarchy.relative("/docker/a"), Some("a"));
-        assert_eq!(hierarchy.relative("/docker"), Some(""));
-        assert_eq!(hierarchy.relative("/dockerish"), None);
-        assert_eq!(hierarchy.relative("/other"), None);
+        assert_eq!(hierarchy.relative(b"/docker/a"), Some(&b"docker/a"[..]));
+        assert_eq!(hierarchy.relative(b"/"), Some(&b""[..]));
+        assert_eq!(hierarchy.relative(b"/../a"), None);
+        hierarchy.mount_root = b"/docker".into();
+        assert_eq!(hierarchy.relative(b"/docker/a"), Some(&b"a"[..]));
+        assert_eq!(hierarchy.relative(b"/docker"), Some(&b""[..]));
+        assert_eq!(hierarchy.relative(b"/dockerish"), None);
+        assert_eq!(hierarchy.relative(b"/other"), None);
     }
 
     #[test]

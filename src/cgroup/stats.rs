@@ -178,6 +178,25 @@ mod tests {
     }
 
     #[test]
+    fn limited_is_what_has_a_limit_of_memory_or_of_swap() {
+        let memory = |limit, swap| Memory {
+            limit,
+            usage: Bytes(0),
+            stat: MemoryStat::default(),
+            rooms: Vec::new(),
+            swap,
+        };
+        let swap = |limit| Some(Swap { limit, used: Bytes(0), rooms: Vec::new() });
+        assert!(!memory(Limit::Max, None).is_limited());
+        assert!(memory(Limit::At(Bytes(1)), None).is_limited());
+        assert!(!memory(Limit::Max, swap(SwapLimit::Swap(Limit::Max))).is_limited());
+        assert!(memory(Limit::Max, swap(SwapLimit::Swap(Limit::At(Bytes(1))))).is_limited());
+        let both = SwapLimit::MemoryAndSwap(Limit::At(Bytes(1)));
+        assert!(memory(Limit::Max, swap(both)).is_limited());
+        assert!(memory(Limit::At(Bytes(1)), swap(SwapLimit::Swap(Limit::Max))).is_limited());
+    }
+
+    #[test]
     fn the_smallest_fraction_of_cpus() {
         let third = Bandwidth { quota: 1, period: 3 };
         let half = Bandwidth { quota: 50_000, period: 100_000 };

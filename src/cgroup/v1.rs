@@ -263,8 +263,222 @@ pub(super) const THREADS: &str = "tasks";
 
 #[cfg(test)]
 mod tests {
+    use super::super::dir::made_of;
     use super::*;
     use crate::procfs::diskstats::Device;
+
+    const HOST: Bytes = Bytes(1_000_000);
+    const NO_LIMIT: &str = "9223372036854771712\n";
+
+    #[test]
+    fn every_key_of_memory_stat() {
+        let text = b"cache 99\ntotal_cache 1\ntotal_rss 2\ntotal_rss_huge 3\ntotal_shmem 4\n\
+            total_mapped_file 5\ntotal_dirty 6\ntotal_writeback 7\ntotal_swap 8\n\
+            total_inactive_anon 9\ntotal_active_anon 10\ntotal_inactive_file 11\n\
+            total_active_file 12\ntotal_unevictable 13\ntotal_swapcached 14\n\
+            hierarchical_memory_limit 15\nhierarchical_memsw_limit 16\n";
+        let found = parse_memory_stat(text);
+        let stat = MemoryStat {
+            file: Bytes(1),
+            anon: Bytes(2),
+            anon_thp: Bytes(3),
+            shmem: Bytes(4),
+            file_mapped: Bytes(5),
+            file_dirty: Bytes(6),
+            file_writeback: Bytes(7),
+            inactive_anon: Bytes(9),
+            active_anon: Bytes(10),
+            inactive_file: Bytes(11),
+            active_file: Bytes(12),
+            unevictable: Bytes(13),
+            swapcached: Bytes(14),
+            ..MemoryStat::default()
+        };
+        assert_eq!(found.stat, stat);
+        assert_eq!(
+            (found.swap, found.memory_limit, found.memsw_limit),
+            (Bytes(8), Some(15), Some(16))
+        );
+    }
+
+    /// The files of one level; `stat` is its memory.stat.
+    fn level<'a>(limit: &'a str, memsw: &'a str, stat: &'a str) -> [(&'a str, &'a str); 6] {
+        [
+            ("memory.usage_in_bytes", "1000\n"),
+            ("memory.limit_in_bytes", limit),
+            ("memory.memsw.limit_in_bytes", memsw),
+            ("memory.memsw.usage_in_bytes", "1500\n"),
+            ("memory.kmem.usage_in_bytes", "30\n"),
+            ("memory.stat", stat),
+        ]
+    }
+
+    #[test]
+    fn limits_and_rooms_over_the_levels() {
+        let outer = level("8000\n", "9000\n", "total_active_file 50\n");
+        let inner = level("7000\n", NO_LIMIT, "total_inactive_file 60\ntotal_swap 70\n");
+        let (_top, dirs) = made_of(&[&outer, &inner]);
+        let found = memory(&dirs, HOST).unwrap().unwrap();
+        assert_eq!((found.limit, found.usage), (Limit::At(Bytes(7000)), Bytes(1000)));
+        assert_eq!(found.stat.slab_unreclaimable, Bytes(30));
+        let room = |free, reclaimable| Room { free: Bytes(free), reclaimable: Bytes(reclaimable) };
+        assert_eq!(found.rooms, [room(6000, 60), room(7000, 50)]);
+        let swap = found.swap.unwrap();
+        assert_eq!(swap.limit, SwapLimit::MemoryAndSwap(Limit::At(Bytes(9000))));
+        assert_eq!((swap.used, swap.rooms), (Bytes(70), vec![Bytes(7500)]));
+    }
+
+    #[test]
+    fn the_folded_limits_count_where_an_ancestor_is_not_shown() {
+        let stat = "hierarchical_memory_limit 5000\nhierarchical_memsw_limit 6000\n";
+        let (_top, dirs) = made_of(&[&level(NO_LIMIT, NO_LIMIT, stat)]);
+        let found = memory(&dirs, HOST).unwrap().unwrap();
+        assert_eq!((found.limit, found.rooms), (Limit::At(Bytes(5000)), vec![]));
+        let limit = SwapLimit::MemoryAndSwap(Limit::At(Bytes(6000)));
+        assert_eq!(found.swap.unwrap().limit, limit);
+    }
+
+    #[test]
+    fn a_limit_of_the_machines_size_is_none() {
+        let (_top, dirs) = made_of(&[&level("1000000\n", NO_LIMIT, "")]);
+        let found = memory(&dirs, HOST).unwrap().unwrap();
+        assert_eq!((found.limit, found.rooms), (Limit::Max, vec![]));
+        assert_eq!(found.swap.unwrap().limit, SwapLimit::MemoryAndSwap(Limit::Max));
+        let (_top, dirs) = made_of(&[&level("999999\n", NO_LIMIT, "")]);
+        let found = memory(&dirs, HOST).unwrap().unwrap();
+        assert_eq!(found.limit, Limit::At(Bytes(999_999)));
+    }
+
+    #[test]
+    fn an_ancestor_that_is_not_hierarchical_binds_nobody_below() {
+        let mut outer = level("2000\n", "3000\n", "").to_vec();
+        let inner = level("7000\n", NO_LIMIT, "");
+        outer.push(("memory.use_hierarchy", "1\n"));
+        let limit = |outer: &[(&str, &str)], inner: &[(&str, &str)]| {
+            let (_top, dirs) = made_of(&[outer, inner]);
+            memory(&dirs, HOST).unwrap().unwrap().limit
+        };
+        assert_eq!(limit(&outer, &inner), Limit::At(Bytes(2000)));
+        outer.pop();
+        outer.push(("memory.use_hierarchy", "0\n"));
+        assert_eq!(limit(&outer, &inner), Limit::At(Bytes(7000)));
+        // The cgroup's own limit binds it in any case.
+        assert_eq!(limit(&[], &outer), Limit::At(Bytes(2000)));
+    }
+
+    #[test]
+    fn without_accounting_or_without_the_cgroup() {
+        assert_eq!(memory(&[], HOST).unwrap(), None);
+        let (_top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
+        assert_eq!(memory(&dirs, HOST).unwrap(), None);
+        let (_top, dirs) = made_of(&[&[]]);
+        assert_eq!(memory(&dirs, HOST).unwrap_err().errno(), libc::ESRCH);
+        let (_top, dirs) = made_of(&[&[("memory.usage_in_bytes", "5\n")]]);
+        let found = memory(&dirs, HOST).unwrap().unwrap();
+        assert_eq!((found.limit, found.usage, found.swap), (Limit::Max, Bytes(5), None));
+    }
+
+    #[test]
+    fn huge_pages() {
+        let (_top, dirs) = made_of(&[&[
+            ("hugetlb.2MB.usage_in_bytes", "4\n"),
+            ("hugetlb.2MB.limit_in_bytes", "16\n"),
+            ("hugetlb.1GB.usage_in_bytes", "0\n"),
+            ("hugetlb.1GB.limit_in_bytes", NO_LIMIT),
+        ]]);
+        let level = |size| hugetlb(&dirs[0], size).unwrap();
+        let expected = HugetlbLevel { limit: Limit::At(Bytes(16)), usage: Bytes(4) };
+        assert_eq!(level("2MB"), Some(expected));
+        assert_eq!(level("1GB"), Some(HugetlbLevel { limit: Limit::Max, usage: Bytes(0) }));
+        assert_eq!(level("64KB"), None);
+    }
+
+    #[test]
+    fn bandwidths() {
+        let of = |quota: &str, period: &str| {
+            let files = [("cpu.cfs_quota_us", quota), ("cpu.cfs_period_us", period)];
+            let (_top, dirs) = made_of(&[&files]);
+            bandwidth(&dirs[0]).unwrap()
+        };
+        let expected = Bandwidth { quota: 150_000, period: 100_000 };
+        assert_eq!(of("150000\n", "100000\n"), Some(expected));
+        assert_eq!(of("-1\n", "100000\n"), None);
+        assert_eq!(of("150000\n", "0\n"), None);
+        let (_top, dirs) = made_of(&[&[]]);
+        assert_eq!(bandwidth(&dirs[0]).unwrap(), None);
+    }
+
+    #[test]
+    fn cpusets_by_kernel() {
+        let of = |files: &[(&str, &str)]| {
+            let (_top, dirs) = made_of(&[files]);
+            cpuset(&dirs[0]).unwrap().map(|cpus| cpus.to_string())
+        };
+        let both = [("cpuset.effective_cpus", "1-2\n"), ("cpuset.cpus", "0-3\n")];
+        assert_eq!(of(&both).as_deref(), Some("1-2"));
+        assert_eq!(of(&both[1..]).as_deref(), Some("0-3"));
+        assert_eq!(of(&[("cpuset.cpus", "\n")]), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn cpu_time() {
+        let (_top, dirs) = made_of(&[&[
+            ("cpuacct.stat", "user 3\nsystem 4\n"),
+            ("cpuacct.usage_all", "cpu user system\n0 7 3\n"),
+            ("cpu.stat", "nr_throttled 1\nthrottled_time 5\n"),
+        ]]);
+        let expected = CpuUsage {
+            user: Nsec(30_000_000),
+            nice: Nsec(0),
+            system: Nsec(40_000_000),
+            per_cpu: vec![(0, Nsec(10))],
+        };
+        assert_eq!(cpu_usage(&dirs[0]).unwrap(), Some(expected));
+        assert_eq!(throttled(&dirs[0]).unwrap(), Nsec(5));
+        let (_top, dirs) = made_of(&[&[
+            ("cpu.stat", "throttled_time 5\n"),
+            ("cpu.stat.local", "throttled_time 9\n"),
+        ]]);
+        assert_eq!(cpu_usage(&dirs[0]).unwrap(), None);
+        assert_eq!(throttled(&dirs[0]).unwrap(), Nsec(9));
+        let (_top, dirs) = made_of(&[&[]]);
+        assert_eq!(throttled(&dirs[0]).unwrap(), Nsec(0));
+    }
+
+    #[test]
+    fn io_by_the_first_layer_that_counted_a_device() {
+        let (_top, dirs) = made_of(&[&[
+            ("blkio.bfq.io_service_bytes_recursive", "8:0 Read 512\n7:0 Read 0\nTotal 512\n"),
+            ("blkio.bfq.io_serviced_recursive", "8:0 Read 1\n7:0 Read 0\nTotal 1\n"),
+            ("blkio.throttle.io_service_bytes_recursive", "8:0 Read 999\n7:0 Write 1024\n"),
+            ("blkio.throttle.io_serviced_recursive", "8:0 Read 9\n7:0 Write 2\n"),
+        ]]);
+        let of_bfq = IoCounts { rbytes: 512, rios: 1, ..IoCounts::default() };
+        let of_throttle = IoCounts { wbytes: 1024, wios: 2, ..IoCounts::default() };
+        let expected = vec![
+            (Device { major: 8, minor: 0 }, of_bfq),
+            (Device { major: 7, minor: 0 }, of_throttle),
+        ];
+        assert_eq!(io(&dirs[0]).unwrap(), Some(expected));
+        let (_top, dirs) =
+            made_of(&[&[("blkio.throttle.io_service_bytes_recursive", "Total 0\n")]]);
+        assert_eq!(io(&dirs[0]).unwrap(), Some(vec![]));
+        let (_top, dirs) = made_of(&[&[]]);
+        assert_eq!(io(&dirs[0]).unwrap(), None);
+    }
+
+    #[test]
+    fn frozen_is_only_what_says_so() {
+        let of = |files: &[(&str, &str)]| {
+            let (_top, dirs) = made_of(&[files]);
+            is_frozen(&dirs[0]).unwrap()
+        };
+        assert!(of(&[("freezer.state", "FROZEN\n")]));
+        assert!(!of(&[("freezer.state", "THAWED\n")]));
+        assert!(!of(&[("freezer.state", "FREEZING\n")]));
+        assert!(!of(&[]));
+    }
 
     #[test]
     fn quotas() {
@@ -281,9 +495,9 @@ mod tests {
 
     #[test]
     fn blkio_pairs() {
-        let bytes = b"7:0 Read 4096\n7:0 Write 512\n7:0 Total 4608\n8:0 Read 0\nTotal 4608\n";
+        let bytes = b"7:0 Read 4096\n7:0 Write 512\n7:0 Discard 64\n7:0 Total 4608\n8:0 Read 0\n";
         let ios = b"7:0 Read 2\n7:0 Write 1\n7:0 Discard 9\nTotal 12\n";
-        let counts = IoCounts { rbytes: 4096, wbytes: 512, rios: 2, wios: 1, dios: 9, dbytes: 0 };
+        let counts = IoCounts { rbytes: 4096, wbytes: 512, rios: 2, wios: 1, dios: 9, dbytes: 64 };
         assert_eq!(parse_blkio(bytes, ios), [(Device { major: 7, minor: 0 }, counts)]);
     }
 }

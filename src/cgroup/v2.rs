@@ -187,3 +187,171 @@ pub(super) fn is_frozen(dir: &CgroupDir) -> Result<bool> {
 
 /// The file that lists a cgroup's threads.
 pub(super) const THREADS: &str = "cgroup.threads";
+
+#[cfg(test)]
+mod tests {
+    use super::super::dir::made_of;
+    use super::*;
+    use crate::procfs::diskstats::Device;
+
+    #[test]
+    fn every_key_of_memory_stat() {
+        let text = b"anon 1\nfile 2\nkernel 99\nkernel_stack 3\npagetables 4\nsec_pagetables 5\n\
+            percpu 6\nvmalloc 7\nshmem 8\nzswap 9\nzswapped 10\nfile_mapped 11\nfile_dirty 12\n\
+            file_writeback 13\nswapcached 14\nanon_thp 15\nfile_thp 16\nshmem_thp 17\n\
+            inactive_anon 18\nactive_anon 19\ninactive_file 20\nactive_file 21\n\
+            unevictable 22\nslab_reclaimable 23\nslab_unreclaimable 24\nslab 47\n";
+        let expected = MemoryStat {
+            anon: Bytes(1),
+            file: Bytes(2),
+            kernel_stack: Bytes(3),
+            pagetables: Bytes(4),
+            sec_pagetables: Bytes(5),
+            percpu: Bytes(6),
+            vmalloc: Bytes(7),
+            shmem: Bytes(8),
+            zswap: Bytes(9),
+            zswapped: Bytes(10),
+            file_mapped: Bytes(11),
+            file_dirty: Bytes(12),
+            file_writeback: Bytes(13),
+            swapcached: Bytes(14),
+            anon_thp: Bytes(15),
+            file_thp: Bytes(16),
+            shmem_thp: Bytes(17),
+            inactive_anon: Bytes(18),
+            active_anon: Bytes(19),
+            inactive_file: Bytes(20),
+            active_file: Bytes(21),
+            unevictable: Bytes(22),
+            slab_reclaimable: Bytes(23),
+            slab_unreclaimable: Bytes(24),
+        };
+        assert_eq!(parse_memory_stat(text), expected);
+    }
+
+    #[test]
+    fn the_domain_is_the_nearest_level_that_accounts() {
+        let (_top, dirs) = made_of(&[
+            &[
+                ("memory.current", "3000\n"),
+                ("memory.max", "9000\n"),
+                ("memory.stat", "active_file 50\n"),
+                ("memory.swap.current", "200\n"),
+                ("memory.swap.max", "300\n"),
+            ],
+            &[
+                ("memory.current", "1000\n"),
+                ("memory.max", "7000\n"),
+                ("memory.stat", "inactive_file 60\nanon 5\n"),
+                ("memory.swap.current", "70\n"),
+                ("memory.swap.max", "400\n"),
+            ],
+            // Its controller is not enabled here.
+            &[("cgroup.procs", ""), ("memory.max", "1\n")],
+        ]);
+        let found = memory(&dirs).unwrap().unwrap();
+        assert_eq!((found.limit, found.usage), (Limit::At(Bytes(7000)), Bytes(1000)));
+        assert_eq!(found.stat.anon, Bytes(5));
+        let room = |free, reclaimable| Room { free: Bytes(free), reclaimable: Bytes(reclaimable) };
+        assert_eq!(found.rooms, [room(6000, 60), room(6000, 50)]);
+        let swap = found.swap.unwrap();
+        assert_eq!(swap.limit, SwapLimit::Swap(Limit::At(Bytes(300))));
+        assert_eq!((swap.used, swap.rooms), (Bytes(70), vec![Bytes(330), Bytes(100)]));
+    }
+
+    #[test]
+    fn without_limits_without_swap_without_the_cgroup() {
+        let (_top, dirs) = made_of(&[&[
+            ("memory.current", "5\n"),
+            ("memory.max", "max\n"),
+            ("memory.swap.current", "6\n"),
+            ("memory.swap.max", "max\n"),
+        ]]);
+        let found = memory(&dirs).unwrap().unwrap();
+        assert_eq!((found.limit, found.rooms), (Limit::Max, vec![]));
+        let expected = Swap { limit: SwapLimit::Swap(Limit::Max), used: Bytes(6), rooms: vec![] };
+        assert_eq!(found.swap, Some(expected));
+        let (_top, dirs) = made_of(&[&[("memory.current", "5\n")]]);
+        assert_eq!(memory(&dirs).unwrap().unwrap().swap, None);
+        let (_top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
+        assert_eq!(memory(&dirs).unwrap(), None);
+        let (_top, dirs) = made_of(&[&[]]);
+        assert_eq!(memory(&dirs).unwrap_err().errno(), libc::ESRCH);
+    }
+
+    #[test]
+    fn huge_pages() {
+        let (_top, dirs) = made_of(&[&[
+            ("hugetlb.2MB.current", "4\n"),
+            ("hugetlb.2MB.max", "16\n"),
+            ("hugetlb.1GB.current", "0\n"),
+            ("hugetlb.1GB.max", "max\n"),
+        ]]);
+        let level = |size| hugetlb(&dirs[0], size).unwrap();
+        let expected = HugetlbLevel { limit: Limit::At(Bytes(16)), usage: Bytes(4) };
+        assert_eq!(level("2MB"), Some(expected));
+        assert_eq!(level("1GB"), Some(HugetlbLevel { limit: Limit::Max, usage: Bytes(0) }));
+        assert_eq!(level("64KB"), None);
+    }
+
+    #[test]
+    fn cpus() {
+        let (_top, dirs) = made_of(&[
+            &[],
+            &[("cpu.max", "max 100000\n"), ("cpuset.cpus.effective", "\n")],
+            &[("cpu.max", "5 10\n"), ("cpuset.cpus.effective", "1-2\n")],
+        ]);
+        assert_eq!(bandwidth(&dirs[0]).unwrap(), Some(Bandwidth { quota: 5, period: 10 }));
+        assert_eq!(bandwidth(&dirs[1]).unwrap(), None);
+        assert_eq!(bandwidth(&dirs[2]).unwrap(), None);
+        assert_eq!(cpuset(&dirs[0]).unwrap(), CpuSet::parse(b"1-2"));
+        assert_eq!(cpuset(&dirs[1]).unwrap(), None);
+        assert_eq!(cpuset(&dirs[2]).unwrap(), None);
+    }
+
+    #[test]
+    fn nice_time_is_part_of_user_time() {
+        let (_top, dirs) = made_of(&[
+            &[],
+            &[("cpu.stat.local", "throttled_usec 9\n"), ("cpu.stat", "throttled_usec 5\n")],
+            &[(
+                "cpu.stat",
+                "usage_usec 99\nuser_usec 7\nsystem_usec 3\nnice_usec 2\nthrottled_usec 5\n",
+            )],
+        ]);
+        let expected = CpuUsage {
+            user: Nsec(5000),
+            nice: Nsec(2000),
+            system: Nsec(3000),
+            per_cpu: Vec::new(),
+        };
+        assert_eq!(cpu_usage(&dirs[0]).unwrap(), Some(expected));
+        assert_eq!(throttled(&dirs[0]).unwrap(), Nsec(5000));
+        assert_eq!(throttled(&dirs[1]).unwrap(), Nsec(9000));
+        assert_eq!(cpu_usage(&dirs[2]).unwrap(), None);
+        assert_eq!(throttled(&dirs[2]).unwrap(), Nsec(0));
+    }
+
+    #[test]
+    fn io_counts() {
+        let text = "8:16 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6 other=7\n8:0 \n\
+                    7:0 rbytes=0 wbytes=0\n";
+        let (_top, dirs) = made_of(&[&[], &[("io.stat", text)]]);
+        let counts = IoCounts { rbytes: 1, wbytes: 2, rios: 3, wios: 4, dbytes: 5, dios: 6 };
+        let expected = vec![(Device { major: 8, minor: 16 }, counts)];
+        assert_eq!(io(&dirs[0]).unwrap(), Some(expected));
+        assert_eq!(io(&dirs[1]).unwrap(), None);
+    }
+
+    #[test]
+    fn frozen_is_only_what_says_so() {
+        let of = |files: &[(&str, &str)]| {
+            let (_top, dirs) = made_of(&[files]);
+            is_frozen(&dirs[0]).unwrap()
+        };
+        assert!(of(&[("cgroup.events", "populated 1\nfrozen 1\n")]));
+        assert!(!of(&[("cgroup.events", "populated 1\nfrozen 0\n")]));
+        assert!(!of(&[]));
+    }
+}

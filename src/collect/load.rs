@@ -122,30 +122,46 @@ impl Sampler {
     }
 }
 
-/// The thread: passes and pauses until nobody reads any more.
+/// The thread: pauses and passes until nobody reads any more.
 fn run(shared: &Weak<Shared>) {
     let mut pause = LEAST_PAUSE;
-    loop {
-        let Some(shared) = shared.upgrade() else { return };
-        let mut state = shared.state.lock();
-        let deadline = Duration::from_nanos(pause.0);
-        if !state.stopped {
-            shared.stop.wait_for(&mut state, deadline);
-        }
-        if state.stopped {
+    while let Some(shared) = shared.upgrade() {
+        if !shared.rest(pause) {
             return;
         }
-        let containers: Vec<Arc<Container>> =
-            state.watched.values().map(|watched| Arc::clone(&watched.container)).collect();
-        drop(state);
         let began = boottime();
+        if !shared.pass(began) {
+            return;
+        }
+        pause = pause_after(boottime() - began);
+    }
+}
+
+impl Shared {
+    /// Waits; whether there is to be another pass.
+    fn rest(&self, pause: Nsec) -> bool {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            self.stop.wait_for(&mut state, Duration::from_nanos(pause.0));
+        }
+        !state.stopped
+    }
+
+    /// Counts every watched container at the time `now`, and forgets those that are gone or that
+    /// nobody asks about; whether any is left.
+    fn pass(&self, now: Nsec) -> bool {
+        let containers: Vec<Arc<Container>> = self
+            .state
+            .lock()
+            .watched
+            .values()
+            .map(|watched| Arc::clone(&watched.container))
+            .collect();
         let counted: Vec<_> = containers
             .iter()
-            .map(|container| (container.identity(), count(&shared.kernel, container)))
+            .map(|container| (container.identity(), count(&self.kernel, container)))
             .collect();
-        let now = boottime();
-        pause = pause_after(now - began);
-        let mut state = shared.state.lock();
+        let mut state = self.state.lock();
         for (identity, tasks) in counted {
             let Some(watched) = state.watched.get_mut(&identity) else { continue };
             match tasks {
@@ -157,10 +173,8 @@ fn run(shared: &Weak<Shared>) {
                 _ => drop(state.watched.remove(&identity)),
             }
         }
-        if state.watched.is_empty() {
-            state.running = false;
-            return;
-        }
+        state.running = !state.watched.is_empty();
+        state.running
     }
 }
 
@@ -240,6 +254,135 @@ fn inner_pid(kernel: &Kernel, container: &Container, tid: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::path::parse_memberships;
+    use std::path::Path;
+
+    /// A host of one container, `/c`, in which the threads 7, 8 and 9 (1, 2 and 5 inside) are
+    /// in the given states, and thread 9 in a cgroup below.
+    struct Host {
+        directory: tempfile::TempDir,
+        sampler: Sampler,
+        container: Arc<Container>,
+    }
+
+    impl Host {
+        fn with(states: [char; 3]) -> Host {
+            let directory = tempfile::tempdir().unwrap();
+            let write = |path: &str, text: &str| {
+                let path = directory.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            };
+            write("proc/self/mountinfo", "1 2 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+            write("sys/fs/cgroup/cgroup.controllers", "cpu\n");
+            for (cgroup, threads) in [("c", "7\n8\n"), ("c/below", "9\n10\n")] {
+                write(&format!("sys/fs/cgroup/{cgroup}/cgroup.procs"), "");
+                write(&format!("sys/fs/cgroup/{cgroup}/cgroup.threads"), threads);
+            }
+            write("sys/fs/cgroup/c/cgroup.events", "frozen 0\n");
+            let kernel = Arc::new(Kernel::open(directory.path()).unwrap());
+            let memberships = parse_memberships(b"0::/c\n", Path::new("cgroup")).unwrap();
+            let container = Arc::new(Container::at(&kernel, &memberships, Nsec(0), 1).unwrap());
+            let host = Host { directory, sampler: Sampler::new(kernel), container };
+            host.set(states);
+            host
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            let path = self.directory.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+
+        fn set(&self, states: [char; 3]) {
+            for ((tid, inner), state) in [(7, 1), (8, 2), (9, 5)].into_iter().zip(states) {
+                let fields = "1 ".repeat(19);
+                self.write(&format!("proc/{tid}/stat"), &format!("{tid} (x) {state} {fields}\n"));
+                let status = format!("Tgid:\t{tid}\nNSpid:\t{tid}\t{inner}\n");
+                self.write(&format!("proc/{tid}/status"), &status);
+            }
+        }
+
+        fn watch(&self, asked: Nsec) -> Sample {
+            self.sampler.watch(&self.container, asked).unwrap()
+        }
+    }
+
+    fn at(seconds: u64) -> Nsec {
+        Nsec(seconds * Nsec::PER_SEC)
+    }
+
+    #[test]
+    fn threads_of_the_whole_subtree_are_counted() {
+        let sample = Host::with(['R', 'D', 'S']).watch(at(0));
+        let tasks = Tasks { running: 1, blocked: 1, total: 3, last_pid: 5 };
+        assert_eq!(sample.tasks, tasks);
+        assert_eq!(sample.load.hundredths(), [200; 3]);
+        let sample = Host::with(['R', 'S', 'R']).watch(at(0));
+        assert_eq!((sample.tasks.running, sample.tasks.blocked), (2, 0));
+    }
+
+    #[test]
+    fn what_is_frozen_is_no_load() {
+        let host = Host::with(['R', 'D', 'S']);
+        host.write("sys/fs/cgroup/c/cgroup.events", "frozen 1\n");
+        let sample = host.watch(at(0));
+        assert_eq!(sample.tasks, Tasks { running: 0, blocked: 0, total: 3, last_pid: 5 });
+        assert_eq!(sample.load.hundredths(), [0; 3]);
+    }
+
+    #[test]
+    fn a_pass_moves_the_averages_by_the_time_that_went_by() {
+        let host = Host::with(['R', 'S', 'S']);
+        host.watch(at(0));
+        host.set(['S', 'S', 'S']);
+        std::fs::remove_dir_all(host.directory.path().join("proc/9")).unwrap();
+        // Between passes nothing is counted.
+        assert_eq!(host.watch(at(0)).load.hundredths(), [100; 3]);
+        assert!(host.sampler.shared.pass(at(60)));
+        let sample = host.watch(at(60));
+        // 1/e of one in the first minute's average.
+        assert_eq!(sample.load.hundredths()[0], 37);
+        // The last number stays the highest that was seen.
+        assert_eq!(sample.tasks, Tasks { running: 0, blocked: 0, total: 2, last_pid: 5 });
+        host.set(['D', 'R', 'S']);
+        assert!(host.sampler.shared.pass(at(65)));
+        assert_eq!(host.watch(at(65)).tasks.running, 1);
+    }
+
+    #[test]
+    fn what_nobody_asks_about_or_what_is_gone_is_forgotten() {
+        let host = Host::with(['R', 'S', 'S']);
+        host.watch(at(0));
+        assert!(host.sampler.shared.pass(FORGET_AFTER - Nsec(1)));
+        assert!(host.sampler.shared.state.lock().running);
+        // Somebody asks, and the time begins anew.
+        host.watch(FORGET_AFTER - Nsec(1));
+        assert!(host.sampler.shared.pass(FORGET_AFTER));
+        let host = Host::with(['R', 'S', 'S']);
+        host.watch(at(0));
+        assert!(!host.sampler.shared.pass(FORGET_AFTER));
+        assert!(!host.sampler.shared.state.lock().running);
+        let host = Host::with(['R', 'S', 'S']);
+        host.watch(at(0));
+        std::fs::remove_file(host.directory.path().join("sys/fs/cgroup/c/cgroup.procs")).unwrap();
+        assert!(!host.sampler.shared.pass(at(5)));
+        assert!(host.sampler.watch(&host.container, at(5)).unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn dropped_it_ends_its_thread() {
+        let host = Host::with(['S', 'S', 'S']);
+        host.watch(boottime());
+        let shared = Arc::downgrade(&host.sampler.shared);
+        assert!(host.sampler.shared.state.lock().running);
+        drop(host);
+        let patience = std::time::Instant::now() + Duration::from_secs(60);
+        while shared.strong_count() > 0 {
+            assert!(std::time::Instant::now() < patience, "the thread lives on");
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_dear_pass_is_followed_by_a_long_pause() {

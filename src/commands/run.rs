@@ -9,6 +9,8 @@ use lxcfs_rs::cgroup::apply::Limits;
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
+use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
+use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
 use lxcfs_rs::runtime::{self, spec};
 use lxcfs_rs::units::{Bytes, Usec};
 use lxcfs_rs::vfs::Vfs;
@@ -42,6 +44,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
 
+    /// Give it everything: all capabilities, the host's devices, no filter, no covered paths
+    #[arg(long)]
+    privileged: bool,
+
+    /// A capability to have, such as NET_ADMIN, or ALL; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = capabilities::parse)]
+    cap_add: Vec<Named>,
+
+    /// A capability not to have, or ALL; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = capabilities::parse)]
+    cap_drop: Vec<Named>,
+
+    /// no-new-privileges, or seccomp=unconfined for all system calls; may be given several times
+    #[arg(long, value_name = "OPTION", value_parser = confinement::parse_option)]
+    security_opt: Vec<SecurityOption>,
+
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
@@ -64,7 +82,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
     start_logging();
     let limits =
         Limits { memory: args.memory, cpu_quota: args.cpus, cpuset_cpus: args.cpuset_cpus };
-    let spec = spec::Spec { limits, rootfs: args.rootfs, command: args.command };
+    let capabilities =
+        Wishes { privileged: args.privileged, add: args.cap_add, drop: args.cap_drop };
+    let confinement = Asked { capabilities, options: args.security_opt };
+    let spec = spec::Spec { limits, rootfs: args.rootfs, confinement, command: args.command };
     let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
         Ok(ended) => (ended.status, ended.left),
         Err(Error::NotExecuted { command, reason, status }) => {

@@ -16,14 +16,14 @@ pub enum NamespaceRoot<T> {
 /// and `rel` as the process itself sees it. Unknown where `rel` leads upwards, and where the
 /// two do not fit.
 #[must_use]
-pub fn namespace_root<'a>(abs: &'a str, rel: &str) -> NamespaceRoot<&'a str> {
-    if rel == "/.." || rel.starts_with("/../") {
+pub fn namespace_root<'a>(abs: &'a [u8], rel: &[u8]) -> NamespaceRoot<&'a [u8]> {
+    if rel == b"/.." || rel.starts_with(b"/../") {
         return NamespaceRoot::Unknown;
     }
-    let root = if rel == "/" { Some(abs) } else { abs.strip_suffix(rel) };
+    let root = if rel == b"/" { Some(abs) } else { abs.strip_suffix(rel) };
     match root {
         None => NamespaceRoot::Unknown,
-        Some("" | "/") => NamespaceRoot::Top,
+        Some(b"" | b"/") => NamespaceRoot::Top,
         Some(root) => NamespaceRoot::At(root),
     }
 }
@@ -31,9 +31,9 @@ pub fn namespace_root<'a>(abs: &'a str, rel: &str) -> NamespaceRoot<&'a str> {
 /// The boundary of a process without a cgroup namespace of its own: its cgroup, but for
 /// systemd's habit of sitting in a leaf of its own.
 #[must_use]
-pub fn without_init_scope(abs: &str) -> &str {
-    match abs.strip_suffix("/init.scope") {
-        Some("") => "/",
+pub fn without_init_scope(abs: &[u8]) -> &[u8] {
+    match abs.strip_suffix(b"/init.scope") {
+        Some(b"") => b"/",
         Some(root) => root,
         None => abs,
     }
@@ -46,28 +46,28 @@ mod tests {
     #[test]
     fn a_namespace_root_is_what_the_inside_does_not_see() {
         use NamespaceRoot::At;
-        assert_eq!(namespace_root("/docker/a", "/"), At("/docker/a"));
-        assert_eq!(namespace_root("/docker/a/b", "/b"), At("/docker/a"));
-        assert_eq!(namespace_root("/docker/a/init.scope", "/init.scope"), At("/docker/a"));
-        assert_eq!(namespace_root("/x/..y", "/..y"), At("/x"));
+        assert_eq!(namespace_root(b"/docker/a", b"/"), At(&b"/docker/a"[..]));
+        assert_eq!(namespace_root(b"/docker/a/b", b"/b"), At(&b"/docker/a"[..]));
+        assert_eq!(namespace_root(b"/docker/a/init.scope", b"/init.scope"), At(&b"/docker/a"[..]));
+        assert_eq!(namespace_root(b"/x/..y", b"/..y"), At(&b"/x"[..]));
     }
 
     #[test]
     fn what_bounds_nothing_or_does_not_fit() {
         use NamespaceRoot::{Top, Unknown};
-        assert_eq!(namespace_root("/", "/"), Top);
-        assert_eq!(namespace_root("/b", "/b"), Top);
-        assert_eq!(namespace_root("/other", "/../other"), Unknown);
-        assert_eq!(namespace_root("/", "/.."), Unknown);
-        assert_eq!(namespace_root("/docker/a", "/c"), Unknown);
+        assert_eq!(namespace_root(b"/", b"/"), Top);
+        assert_eq!(namespace_root(b"/b", b"/b"), Top);
+        assert_eq!(namespace_root(b"/other", b"/../other"), Unknown);
+        assert_eq!(namespace_root(b"/", b"/.."), Unknown);
+        assert_eq!(namespace_root(b"/docker/a", b"/c"), Unknown);
     }
 
     #[test]
     fn one_init_scope_is_removed() {
-        assert_eq!(without_init_scope("/docker/a/init.scope"), "/docker/a");
-        assert_eq!(without_init_scope("/init.scope"), "/");
-        assert_eq!(without_init_scope("/a/init.scope/init.scope"), "/a/init.scope");
-        assert_eq!(without_init_scope("/a/xinit.scope"), "/a/xinit.scope");
-        assert_eq!(without_init_scope("/a"), "/a");
+        assert_eq!(without_init_scope(b"/docker/a/init.scope"), b"/docker/a");
+        assert_eq!(without_init_scope(b"/init.scope"), b"/");
+        assert_eq!(without_init_scope(b"/a/init.scope/init.scope"), b"/a/init.scope");
+        assert_eq!(without_init_scope(b"/a/xinit.scope"), b"/a/xinit.scope");
+        assert_eq!(without_init_scope(b"/a"), b"/a");
     }
 }

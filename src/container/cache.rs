@@ -41,7 +41,7 @@ const ATTEMPTS: usize = 10;
 
 /// By hierarchy: a process's cgroup as the daemon spells it; none where the hierarchy serves no
 /// controller.
-type Paths = Vec<Option<String>>;
+type Paths = Vec<Option<Vec<u8>>>;
 
 /// By hierarchy: the cgroup that bounds a process; none where the hierarchy serves no controller
 /// or our mount of it does not show the cgroup.

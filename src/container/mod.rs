@@ -9,6 +9,9 @@ pub mod time;
 
 pub use cache::Resolver;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::cgroup::dir::{CgroupDir, CgroupId};
@@ -44,7 +47,7 @@ pub enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Root {
     /// The path as the daemon's /proc/PID/cgroup spells it.
-    path: String,
+    path: Vec<u8>,
     /// Which cgroup was there when the path was found out.
     id: CgroupId,
 }
@@ -108,13 +111,16 @@ impl Container {
                 let path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
                 // Each from the one above, so that they are the ancestors of the last, whatever
                 // is renamed or made anew at their paths meanwhile.
-                for name in path.split('/').filter(|name| !name.is_empty()) {
+                for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+                    let name = OsStr::from_bytes(name);
                     dirs.push(dirs.last().unwrap_or(top).open_below(name)?);
                 }
                 dirs.reverse();
                 let found = dirs.first().unwrap_or(top).id()?;
                 if found != root.id {
-                    return Err(Error::Gone { what: format!("cgroup {}", root.path) });
+                    return Err(Error::Gone {
+                        what: format!("cgroup {}", root.path.escape_ascii()),
+                    });
                 }
             }
             levels.push(dirs);
@@ -160,9 +166,9 @@ impl Container {
 
     /// The path of its cgroup in the hierarchy that has `controller`.
     #[must_use]
-    pub fn path(&self, kernel: &Kernel, controller: Controller) -> Option<&str> {
+    pub fn path(&self, kernel: &Kernel, controller: Controller) -> Option<&Path> {
         let root = self.roots[kernel.hierarchy_of(controller)?].as_ref()?;
-        Some(root.path.as_str())
+        Some(Path::new(OsStr::from_bytes(&root.path)))
     }
 }
 
@@ -179,7 +185,7 @@ fn identity(roots: &[Option<Root>]) -> Identity {
 
 /// By hierarchy: the cgroup that one line of /proc/PID/cgroup names; none where the hierarchy
 /// serves no controller.
-fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<String>> {
+fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<Vec<u8>>> {
     kernel
         .hierarchies
         .iter()
@@ -193,9 +199,9 @@ fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<String>> {
 
 /// Which cgroup is at a path of a hierarchy just now; none where our mount does not show the
 /// place, which then bounds nothing that can be read.
-fn id_at(kernel: &Kernel, hierarchy: usize, path: &str) -> Result<Option<CgroupId>> {
+fn id_at(kernel: &Kernel, hierarchy: usize, path: &[u8]) -> Result<Option<CgroupId>> {
     let Some(below) = kernel.relative(hierarchy, path) else { return Ok(None) };
-    kernel.hierarchies[hierarchy].root.id_below(below).map(Some)
+    kernel.hierarchies[hierarchy].root.id_below(OsStr::from_bytes(below)).map(Some)
 }
 
 /// A cgroup and its ancestors without the hierarchy's root, nearest first.

@@ -44,7 +44,7 @@ pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
         Err(error) => match error.raw_os_error() {
             Some(libc::ESRCH) => Some(Err(gone(tid))),
             Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => None,
-            _ => Some(Err(Error::io("open by pidfd", format!("thread {tid}"), error))),
+            _ => Some(Err(Error::io("open a pidfd of", format!("thread {tid}"), error))),
         },
     }
 }

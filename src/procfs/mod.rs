@@ -61,12 +61,7 @@ impl ProcRoot {
     /// # Errors
     /// [`Error::Io`] where there is no such directory.
     pub fn open(path: &Path) -> Result<Self> {
-        let dir = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|error| Error::io("open", path, error))?;
+        let dir = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         Ok(ProcRoot { dir, path: path.to_owned() })
     }
 
@@ -183,5 +178,8 @@ mod tests {
             proc.namespace(pid, Namespace::Pid).unwrap()
         );
         assert!(proc.read("self/nothing").unwrap_err().is_gone());
+        assert_eq!(proc.path("self"), Path::new("/proc/self"));
+        let error = ProcRoot::open(Path::new("/proc/version")).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOTDIR);
     }
 }

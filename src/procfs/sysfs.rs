@@ -44,12 +44,7 @@ impl SysRoot {
     /// # Errors
     /// [`Error::Io`] where there is no such directory.
     pub fn open(path: &Path) -> Result<Self> {
-        let dir = rustix::fs::open(
-            path,
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|error| Error::io("open", path, error))?;
+        let dir = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         let huge_page_sizes = huge_page_sizes(&dir);
         Ok(SysRoot { dir, path: path.to_owned(), huge_page_sizes })
     }

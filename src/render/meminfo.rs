@@ -21,8 +21,8 @@ enum Source {
 
 use Source::{Amount, Host, Nothing, Pages};
 
-/// Every line that a known kernel prints, in its order. A line that is not here, which a
-/// future kernel may print, is shown as 0.
+/// Every line that a known kernel prints, in its order, but for [`is_direct_map`]'s. A line that
+/// is not here, which a future kernel may print, is shown as 0.
 const LINES: &[(&str, Source)] = &[
     ("MemTotal", Amount(|memory| memory.total)),
     ("MemFree", Amount(|memory| memory.free)),
@@ -80,13 +80,6 @@ const LINES: &[(&str, Source)] = &[
     ("HugePages_Surp", Nothing),
     ("Hugepagesize", Host),
     ("Hugetlb", Amount(|memory| memory.hugetlb)),
-    ("DirectMap4k", Host),
-    ("DirectMap4M", Host),
-    ("DirectMap2M", Host),
-    ("DirectMap64k", Host),
-    ("DirectMap1M", Host),
-    ("DirectMap2G", Host),
-    ("DirectMap1G", Host),
 ];
 
 pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
@@ -96,8 +89,7 @@ pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
         let Some(line) = std::str::from_utf8(line).ok().and_then(parse_meminfo_line) else {
             continue;
         };
-        let source = LINES.iter().find(|(label, _)| *label == line.label);
-        let (value, kib) = match source.map_or(&Nothing, |(_, source)| source) {
+        let (value, kib) = match source_of(line.label) {
             Host if line.label == "CmaFree" => (cma_total, line.kib),
             Host => (line.value, line.kib),
             Amount(amount) => (amount(memory).kib(), true),
@@ -108,6 +100,19 @@ pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
     }
     // Not one line of the form that /proc/meminfo has: better the host's than an empty file.
     if text.is_empty() { host.to_vec() } else { text.into_bytes() }
+}
+
+fn source_of(label: &str) -> &'static Source {
+    if is_direct_map(label) {
+        return &Host;
+    }
+    let known = LINES.iter().find(|(known, _)| *known == label);
+    known.map_or(&Nothing, |(_, source)| source)
+}
+
+/// The sizes of pages by which the kernel maps all memory; which there are is the hardware's.
+fn is_direct_map(label: &str) -> bool {
+    label.starts_with("DirectMap")
 }
 
 fn host_value(host: &[u8], label: &str) -> u64 {
@@ -169,7 +174,7 @@ DirectMap4k:       30720 kB
 
     #[test]
     fn hardware_stays_and_all_else_is_the_containers() {
-        let host = b"MemTotal:       100 kB\nVmallocTotal:   7 kB\nFuture:   5 kB\nCmaTotal:  64 kB\nCmaFree:   3 kB\nHugePages_Rsvd:    2\n";
+        let host = b"MemTotal:       100 kB\nVmallocTotal:   7 kB\nFuture:   5 kB\nCmaTotal:  64 kB\nCmaFree:   3 kB\nHugePages_Rsvd:    2\nDirectMap32M:    9 kB\n";
         let memory = Memory { total: Bytes(2048), ..Memory::default() };
         let text = String::from_utf8(render(host, &memory)).unwrap();
         assert_eq!(
@@ -179,7 +184,8 @@ DirectMap4k:       30720 kB
              Future:                0 kB\n\
              CmaTotal:             64 kB\n\
              CmaFree:              64 kB\n\
-             HugePages_Rsvd:        0\n"
+             HugePages_Rsvd:        0\n\
+             DirectMap32M:          9 kB\n"
         );
     }
 }

@@ -17,6 +17,7 @@ use nix::unistd::{
 };
 use rustix::process::pidfd_send_signal;
 
+use super::confinement::Confinement;
 use super::die_with::{self, Parent};
 use super::procview::View;
 use super::report::{self, Report};
@@ -132,6 +133,7 @@ struct Birth<'a> {
     id: &'a str,
     cgroups: &'a Cgroups,
     view: &'a View,
+    confinement: &'a Confinement,
     parent: &'a Parent,
     terminal: Option<Terminal>,
     is_in_background: bool,
@@ -150,7 +152,17 @@ impl Init {
         // Both are asked here: a new pid namespace has no numbers for the groups out here.
         let terminal = Terminal::find();
         let is_in_background = Terminal::is_input_anothers();
-        let birth = Birth { spec, id, cgroups, view, parent: &parent, terminal, is_in_background };
+        let confinement = &Confinement::plan(&spec.confinement)?;
+        let birth = Birth {
+            spec,
+            id,
+            cgroups,
+            view,
+            confinement,
+            parent: &parent,
+            terminal,
+            is_in_background,
+        };
         let child = process::clone_into(namespaces::BORN_INTO, cgroups.unified(), move || {
             let Err(error) = birth.become_command();
             let status = if let Error::NotExecuted { status, .. } = error {
@@ -263,20 +275,24 @@ impl Birth<'_> {
 
         let files = self.view.open().in_step("/proc view")?;
         let cgroup_view = CgroupView::open(self.cgroups).in_step("/sys/fs/cgroup")?;
+        let devices = self.confinement.devices().in_step("devices")?;
         let root = match &self.spec.rootfs {
             Some(dir) => rootfs::mount_directory(dir),
             None => rootfs::mount_copy_of_host(),
         };
         root.and_then(rootfs::Root::enter).in_step("root filesystem")?;
-        rootfs::mount_kernel_filesystems().in_step("root filesystem")?;
-        cgroup_view.attach().in_step("/sys/fs/cgroup")?;
+        let access = self.confinement.access();
+        rootfs::mount_kernel_filesystems(access).in_step("root filesystem")?;
+        cgroup_view.attach(access).in_step("/sys/fs/cgroup")?;
         files.apply().in_step("/proc view")?;
+        self.confinement.arrange(&devices)?;
 
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
         self.take_terminal()?;
         process::reset_signals()
             .and_then(|()| process::close_all_on_exec())
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
+        self.confinement.enter()?;
         execute(&self.spec.command, &self.environment())
     }
 

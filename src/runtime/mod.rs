@@ -9,17 +9,22 @@
 //!      │                   own mount namespace, host's pid namespace
 //!      └── clone3 ───────> first process: pid, mount, uts, ipc, time namespaces; on cgroup2
 //!                          born into its cgroup; joins the v1 cgroups; cgroup namespace;
-//!                          root, /proc, our files; exec
+//!                          root, /proc, our files; confined; exec
 //! ```
 //! Both children die with the runtime.
 
+pub mod capabilities;
+pub mod confinement;
+pub mod devices;
 pub mod die_with;
 pub mod init;
+pub mod masks;
 pub mod mountinfo;
 pub mod namespaces;
 pub mod procview;
 pub mod report;
 pub mod rootfs;
+pub mod seccomp;
 pub mod spec;
 pub mod state;
 
@@ -30,6 +35,7 @@ use crate::cgroup::apply::{self, Cgroups};
 use crate::cgroup::layout::Layout;
 use crate::cpulist::CpuSet;
 use crate::error::{Error, InStep as _, Result};
+use confinement::Confinement;
 use init::{Init, Signals};
 use procview::{Serve, View};
 use spec::Spec;
@@ -106,6 +112,7 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
         return Err(Error::Refused("no command to run".to_owned()));
     }
     namespaces::check()?;
+    Confinement::plan(&spec.confinement)?;
     let mut spec = spec.clone();
     spec.rootfs = match &spec.rootfs {
         Some(dir) => Some(rootfs::check(dir).in_step("--rootfs")?),

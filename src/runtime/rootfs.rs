@@ -5,6 +5,7 @@
 //! path of a running process leads (a lookup starts *at* the root and does not climb what is
 //! mounted over it), and entered by its descriptor.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,8 +66,7 @@ pub struct Root {
 /// # Errors
 /// What open_tree(2) and move_mount(2) answer.
 pub fn mount_directory(dir: &Path) -> Result<Root> {
-    let flags = clone_flags() | OpenTreeFlags::AT_RECURSIVE;
-    let handle = open_tree(CWD, dir, flags).map_err(|errno| Error::io("clone", dir, errno))?;
+    let handle = clone_mounts(dir)?;
     attach_over_root(&handle)?;
     Ok(Root { handle, written: None, read_only: Vec::new(), needs_writable_places: false })
 }
@@ -141,12 +141,17 @@ impl Root {
             .map_err(|errno| Error::io("detach the old root", "/", errno))?;
         chdir("/").map_err(|errno| Error::io("chdir", "/", errno))?;
         for place in &self.read_only {
-            make_read_only(place, MountFlags::empty())?;
+            make_read_only(place)?;
         }
         if self.needs_writable_places {
             for place in WRITABLE_WITHOUT_OVERLAY {
                 if Path::new(place).is_dir() {
-                    mount_new("tmpfs", place, MountFlags::NODEV | MountFlags::NOSUID, "mode=1777")?;
+                    mount_new(
+                        "tmpfs",
+                        place,
+                        MountFlags::NODEV | MountFlags::NOSUID,
+                        c"mode=1777",
+                    )?;
                 }
             }
         }
@@ -296,6 +301,12 @@ fn clone_mount(place: &Path) -> Result<OwnedFd> {
     open_tree(CWD, place, clone_flags()).map_err(|errno| Error::io("clone", place, errno))
 }
 
+/// A second mount of what is mounted at `place` and below, not attached anywhere yet.
+pub(super) fn clone_mounts(place: &Path) -> Result<OwnedFd> {
+    let flags = clone_flags() | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, place, flags).map_err(|errno| Error::io("clone", place, errno))
+}
+
 /// Attaches a mount on top of all that is mounted on `/`.
 fn attach_over_root(mount: &OwnedFd) -> Result<()> {
     move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -308,43 +319,78 @@ fn attach(mount: &OwnedFd, root: impl AsFd, place: &Path) -> Result<()> {
         .map_err(|errno| Error::io("attach a mount to", place, errno))
 }
 
-/// Makes the mount at `place` read-only, with `flags` in addition.
-pub(super) fn make_read_only(place: &Path, flags: MountFlags) -> Result<()> {
-    mount_remount(place, MountFlags::BIND | MountFlags::RDONLY | flags, c"")
+/// Makes the mount at `place` read-only.
+fn make_read_only(place: &Path) -> Result<()> {
+    mount_remount(place, MountFlags::BIND | MountFlags::RDONLY, c"")
         .map_err(|errno| Error::io("make read-only", place, errno))
+}
+
+/// Attaches the mount `source` at `target` in the new root.
+pub(super) fn attach_over(source: &OwnedFd, target: &Path) -> Result<()> {
+    attach(source, CWD, target)
 }
 
 /// Attaches the mount `source` at `target` in the new root, as a read-only file or directory
 /// in which no program and no device has any business.
 pub(super) fn attach_inert(source: &OwnedFd, target: &Path) -> Result<()> {
     attach(source, CWD, target)?;
-    make_read_only(target, INERT)
+    make_inert(target, Access::ReadOnly)
+}
+
+fn make_inert(place: &Path, access: Access) -> Result<()> {
+    mount_remount(place, MountFlags::BIND | INERT | access.flag(), c"")
+        .map_err(|errno| Error::io("remount", place, errno))
+}
+
+/// What a container may do in /sys and to its own cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Look.
+    ReadOnly,
+    /// Write too, as far as its capabilities go.
+    Writable,
+}
+
+impl Access {
+    fn flag(self) -> MountFlags {
+        match self {
+            Access::ReadOnly => MountFlags::RDONLY,
+            Access::Writable => MountFlags::empty(),
+        }
+    }
 }
 
 /// Mounts the kernel's filesystems on /proc, /sys and /dev of the root that was entered.
 ///
 /// # Errors
 /// The mount that failed, or the mount point that is no directory.
-pub fn mount_kernel_filesystems() -> Result<()> {
-    mount_new("proc", "/proc", INERT, "")?;
-    mount_new("sysfs", "/sys", INERT | MountFlags::RDONLY, "")?;
-    mount_new("tmpfs", "/dev", MountFlags::NOSUID, "mode=755,size=65536k")?;
+pub fn mount_kernel_filesystems(access: Access) -> Result<()> {
+    mount_new("proc", "/proc", INERT, c"")?;
+    mount_new("sysfs", "/sys", INERT | access.flag(), c"")?;
+    mount_new("tmpfs", "/dev", MountFlags::NOSUID, c"mode=755,size=65536k")?;
     mount_new(
         "devpts",
         "/dev/pts",
         MountFlags::NOSUID | MountFlags::NOEXEC,
-        "newinstance,ptmxmode=0666,mode=0620,gid=5",
+        c"newinstance,ptmxmode=0666,mode=0620,gid=5",
     )?;
-    mount_new("tmpfs", "/dev/shm", INERT, "mode=1777,size=65536k")?;
-    mount_new("mqueue", "/dev/mqueue", INERT, "")?;
+    mount_new("tmpfs", "/dev/shm", INERT, c"mode=1777,size=65536k")?;
+    mount_new("mqueue", "/dev/mqueue", INERT, c"")?;
     make_nodes()
 }
 
 /// Mounts a new filesystem at `target`, which is made a directory where it does not exist.
-fn mount_new(fs_type: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
+pub(super) fn mount_new(
+    fs_type: &str,
+    target: impl AsRef<Path>,
+    flags: MountFlags,
+    options: &CStr,
+) -> Result<()> {
+    let target = target.as_ref();
     match fs::symlink_metadata(target) {
         // A link would lead the mount to a place that the root's owner chose.
         Ok(found) if !found.is_dir() => {
+            let target = target.display();
             return Err(Error::Refused(format!("{target}: not a directory to mount {fs_type} on")));
         }
         Ok(_) => {}
@@ -353,9 +399,7 @@ fn mount_new(fs_type: &str, target: &str, flags: MountFlags, options: &str) -> R
             .create(target)
             .map_err(|error| Error::io("mkdir", target, error))?,
     }
-    let options = std::ffi::CString::new(options)
-        .map_err(|error| Error::io("mount", target, io::Error::other(error)))?;
-    mount(fs_type, target, fs_type, flags, options.as_c_str())
+    mount(fs_type, target, fs_type, flags, options)
         .map_err(|errno| Error::io("mount", target, errno))
 }
 
@@ -427,30 +471,32 @@ impl CgroupView {
         Ok(CgroupView { hierarchies })
     }
 
-    /// Attaches them, read-only, where the container looks for them: cgroup2 alone at
+    /// Attaches them where the container looks for them: cgroup2 alone at
     /// /sys/fs/cgroup itself, several hierarchies below it by their names on the host.
     ///
     /// # Errors
     /// The mount that failed.
-    pub fn attach(&self) -> Result<()> {
+    pub fn attach(&self, access: Access) -> Result<()> {
         let root = Path::new(CGROUP_ROOT);
         if let [only] = self.hierarchies.as_slice()
             && only.version == Version::V2
         {
-            return attach_inert(&only.mount, root);
+            attach(&only.mount, CWD, root)?;
+            return make_inert(root, access);
         }
-        mount_new("tmpfs", CGROUP_ROOT, INERT, "mode=755")?;
+        mount_new("tmpfs", CGROUP_ROOT, INERT, c"mode=755")?;
         for hierarchy in &self.hierarchies {
             let place = root.join(&hierarchy.name);
             fs::create_dir(&place).map_err(|error| Error::io("mkdir", &place, error))?;
-            attach_inert(&hierarchy.mount, &place)?;
+            attach(&hierarchy.mount, CWD, &place)?;
+            make_inert(&place, access)?;
             for link in &hierarchy.links {
                 let link = root.join(link);
                 symlink(&hierarchy.name, &link)
                     .map_err(|error| Error::io("symlink", &link, error))?;
             }
         }
-        make_read_only(root, INERT)
+        make_inert(root, access)
     }
 }
 

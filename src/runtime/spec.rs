@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::confinement;
 use crate::cgroup::apply::{CPU_PERIOD, Limits};
 use crate::cpulist::CpuSet;
 use crate::units::{Bytes, Usec};
@@ -20,6 +21,8 @@ pub struct Spec {
     pub limits: Limits,
     /// Its root directory, used as it is; none for a throw-away copy of the host's root.
     pub rootfs: Option<PathBuf>,
+    /// What it may do.
+    pub confinement: confinement::Asked,
     /// The command and its arguments.
     pub command: Vec<OsString>,
 }

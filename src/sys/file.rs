@@ -1,8 +1,10 @@
 //! Small kernel files, read whole.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -25,14 +27,23 @@ pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Opens the directory at `path` as a place to look up names from (O_PATH).
+///
+/// # Errors
+/// What open(2) answers.
+pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
 /// Opens the directory `name` below `dir` as a place to look up names from (O_PATH).
 /// An empty `name` means `dir` itself.
 ///
 /// # Errors
 /// What openat(2) answers; symbolic links in the last component are not followed.
-pub fn open_directory_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+pub fn open_directory_at(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let name = if name.is_empty() { "." } else { name };
+    let name = if name.is_empty() { OsStr::new(".") } else { name };
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
@@ -96,7 +107,7 @@ mod tests {
         let path = directory.join(&name);
         let text: Vec<u8> = (0..251).cycle().take(5 * CHUNK + 7).collect();
         std::fs::File::create(&path).unwrap().write_all(&text).unwrap();
-        let dir = open_directory_at(rustix::fs::CWD, directory.to_str().unwrap()).unwrap();
+        let dir = open_directory_at(rustix::fs::CWD, directory.as_os_str()).unwrap();
         let read = read_at(&dir, &name);
         let record = read_record_at(&dir, &name);
         std::fs::remove_file(&path).unwrap();

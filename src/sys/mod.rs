@@ -7,3 +7,4 @@ pub mod file;
 pub mod fuse;
 pub mod identity;
 pub mod process;
+pub mod seccomp;

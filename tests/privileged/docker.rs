@@ -545,8 +545,9 @@ fn the_machine_is_as_large_as_the_limits() {
 
     let (meminfo, memory) = steady_memory(&container, &mut agent);
     memory.assert_shown(&meminfo, 300 * MIB);
-    assert!(kib(&meminfo, "Cached") >= 30 * 1024, "{meminfo}");
-    assert!(kib(&meminfo, "Shmem") >= 10 * 1024, "{meminfo}");
+    // The kernel's own counts lag behind by a batch per CPU.
+    assert!(kib(&meminfo, "Cached") >= 20 * 1024, "{meminfo}");
+    assert!(kib(&meminfo, "Shmem") >= 5 * 1024, "{meminfo}");
     let host = fs::read_to_string("/proc/meminfo").unwrap();
     let labels = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.split(':').next().unwrap().to_owned()).collect()

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
@@ -20,6 +21,9 @@ use nix::unistd::Pid;
 
 /// The image's name in the engine.
 pub(crate) const IMAGE: &str = "lxcfs-rs-test";
+
+/// Of the names of engines, before the process's number.
+const PREFIX: &str = "lxcfs-rs-docker-";
 
 /// How long anything of Docker's may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -40,32 +44,70 @@ rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc
 tar -C "$root" --numeric-owner -cf "$1/image.tar" .
 "#;
 
+/// Once its stdin ends, however this process ended: kills all in the cgroup $1 of all
+/// hierarchies, and removes it, the directory $2 with all that is mounted there, and the sockets
+/// in /run of shims that could not remove their own.
+const SWEEP: &str = r#"
+trap '' HUP INT TERM
+cgroup=$1 base=$2
+cat
+cgroups() {
+    awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/self/mounts | while read -r top; do
+        find "$top/$cgroup" -depth -type d 2>/dev/null
+    done
+}
+mounts() {
+    awk -v base="$base/" 'index($5, base) == 1 {print $5}' /proc/self/mountinfo | tac
+}
+patience=1200
+while dirs=$(cgroups); [ -n "$dirs" ] && [ $((patience -= 1)) -gt 0 ]; do
+    for dir in $dirs; do
+        kill -KILL $(cat "$dir/cgroup.procs") 2>/dev/null
+        rmdir "$dir" 2>/dev/null
+    done
+    sleep 0.05
+done
+for address in "$base"/containerd-state/io.containerd.runtime.v2.task/moby/*/address; do
+    [ -e "$address" ] || continue
+    socket=$(cat "$address")
+    rm -f "${socket#unix://}"
+done
+mounts | while read -r mountpoint; do
+    umount --lazy "$mountpoint"
+done
+[ -n "$(mounts)" ] || rm -rf "$base"
+"#;
+
 /// A running dockerd with its containerd and the image. Dropped, it ends with all it started.
 pub(crate) struct Engine {
     base: PathBuf,
     cgroup: String,
     /// In the order in which they are to end.
     servers: Vec<Server>,
+    sweeper: Child,
     /// Left when they have ended: fields are dropped after the engine itself.
     _run_directories: RunDirectories,
 }
 
-/// A process of ours, and the thread that started it and waits for its end.
-struct Server {
-    pid: Pid,
-    waiter: JoinHandle<()>,
-}
+/// A process of ours.
+struct Server(Mutex<Child>);
 
 impl Server {
+    fn pid(&self) -> Pid {
+        let child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Pid::from_raw(i32::try_from(child.id()).unwrap())
+    }
+
     fn has_ended(&self) -> bool {
-        self.waiter.is_finished()
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     fn end(&self) {
         if self.has_ended() {
             return;
         }
-        let _ = kill(self.pid, Signal::SIGTERM);
+        let _ = kill(self.pid(), Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.has_ended() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
@@ -93,17 +135,21 @@ impl Engine {
             find(program, "docker.io");
         }
         find("docker", "docker.io (docker-cli since Debian 13)");
-        find("setpriv", "util-linux");
+        for program in ["awk", "find"] {
+            find(program, "mawk and findutils");
+        }
 
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("lxcfs-rs-docker-{}-{number}", std::process::id());
+        let name = format!("{PREFIX}{}-{number}", std::process::id());
         let base = std::env::temp_dir().canonicalize().unwrap().join(&name);
         fs::create_dir(&base).unwrap();
+        let sweeper = sweeper(&name, &base);
         let mut engine = Engine {
             base,
             cgroup: name,
             servers: Vec::new(),
+            sweeper,
             _run_directories: RunDirectories::new(),
         };
         engine.make_cgroups();
@@ -136,7 +182,7 @@ impl Engine {
 
     /// The engine's dockerd.
     pub(crate) fn dockerd(&self) -> Pid {
-        self.servers[0].pid
+        self.servers[0].pid()
     }
 
     /// Where all its files and mounts are.
@@ -219,24 +265,16 @@ impl Engine {
         }
     }
 
-    /// Starts a server that ends with this process, however that ends.
     fn spawn(&self, program: &str, arguments: &[&str]) -> Server {
         const ENTER_CGROUP_AND_EXEC: &str = "echo $$ >\"$0\" && exec \"$@\"";
         let log = fs::File::create(self.log_file(program)).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "sh", "-c", ENTER_CGROUP_AND_EXEC]);
+        let mut command = Command::new("sh");
+        command.args(["-c", ENTER_CGROUP_AND_EXEC]);
         command.arg(self.servers_cgroup().join("cgroup.procs"));
         command.arg(find(program, "docker.io")).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.env_remove("NOTIFY_SOCKET").env("PATH", PATH);
-        let (sender, pid) = mpsc::channel();
-        // The parent of a parent-death signal is a thread; a test's ends too early.
-        let waiter = thread::spawn(move || {
-            let mut child = command.spawn().unwrap();
-            sender.send(Pid::from_raw(i32::try_from(child.id()).unwrap())).unwrap();
-            let _ = child.wait();
-        });
-        Server { pid: pid.recv().unwrap(), waiter }
+        Server(Mutex::new(command.spawn().unwrap()))
     }
 
     fn log_file(&self, program: &str) -> PathBuf {
@@ -272,7 +310,7 @@ impl Engine {
     }
 
     /// Ends everything and removes everything; returns what resisted.
-    fn end(&mut self) -> Vec<String> {
+    fn end(&mut self) -> Vec<PathBuf> {
         if self.servers.first().is_some_and(|dockerd| !dockerd.has_ended()) {
             let listed = self.docker(&["ps", "--all", "--quiet"]).output();
             let listed = listed.map(|output| output.stdout).unwrap_or_default();
@@ -286,12 +324,15 @@ impl Engine {
         for server in &self.servers {
             server.end();
         }
-        let mut left = Vec::new();
-        left.extend(end_cgroups(&self.cgroup).err());
-        for socket in self.shim_sockets() {
-            let _ = fs::remove_file(socket);
+        drop(self.sweeper.stdin.take());
+        let _ = self.sweeper.wait();
+        let mut left = cgroups(&self.cgroup);
+        left.extend(mounts_below(&self.base));
+        left.extend(self.base.exists().then(|| self.base.clone()));
+        for server in &self.servers {
+            // Reaps one that was killed.
+            server.has_ended();
         }
-        left.extend(remove_tree(&self.base).err());
         left
     }
 }
@@ -308,6 +349,13 @@ impl Drop for Engine {
             panic!("the engine left behind: {left:?}");
         }
     }
+}
+
+/// A process in a process group of its own, which a terminal's interrupt does not reach.
+fn sweeper(cgroup: &str, base: &Path) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", SWEEP, "sweeper", cgroup]).arg(base).env("PATH", PATH);
+    command.stdin(Stdio::piped()).process_group(0).spawn().unwrap()
 }
 
 /// The directories that all Dockers share in /run. The last engine of this process removes what
@@ -335,11 +383,19 @@ impl RunDirectories {
     }
 }
 
+/// Tests may run twice at once.
+fn another_process_has_one() -> bool {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let own = format!("{PREFIX}{}-", std::process::id());
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.any(|name| name.starts_with(PREFIX) && !name.starts_with(&own))
+}
+
 impl Drop for RunDirectories {
     fn drop(&mut self) {
         let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
         users.count -= 1;
-        if users.count == 0 {
+        if users.count == 0 && !another_process_has_one() {
             for path in &users.missing_before {
                 // Another Docker may have come to use it.
                 let _ = fs::remove_dir(path);
@@ -404,26 +460,6 @@ pub(crate) fn processes(name: &str) -> BTreeSet<i32> {
         list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()
     });
     pids.collect()
-}
-
-fn end_cgroups(name: &str) -> Result<(), String> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        for pid in processes(name) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        for directory in cgroups(name) {
-            let _ = fs::remove_dir(directory);
-        }
-        let left = cgroups(name);
-        if left.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(format!("cgroups {left:?} with processes {:?}", processes(name)));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The mountpoints at and below `base`, as mountinfo spells them, in the order of their making.

@@ -5,5 +5,6 @@ mod daemon;
 mod docker;
 mod engine;
 mod run;
+mod run_security;
 mod session;
 mod who;

@@ -494,7 +494,10 @@ fn resolved(resolver: &Resolver, kernel: &Kernel, pid: u32) -> (String, Nsec) {
     let (Subject::Container(container) | Subject::Host(container)) = who.subject else {
         panic!("unknown")
     };
-    (container.path(kernel, Controller::Memory).unwrap().to_owned(), container.birth)
+    (
+        container.path(kernel, Controller::Memory).unwrap().to_str().unwrap().to_owned(),
+        container.birth,
+    )
 }
 
 #[test]

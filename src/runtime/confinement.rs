@@ -1,0 +1,184 @@
+//! What confines a container beyond its namespaces and cgroups: covered paths, a system call
+//! filter, few capabilities. The defaults are Docker's.
+
+use super::capabilities::{self, Wishes};
+use super::devices::{self, Device};
+use super::masks;
+use super::rootfs::Access;
+use super::seccomp::Filter;
+use crate::error::{Error, InStep as _, Result};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
+
+/// What was asked for on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Which capabilities.
+    pub capabilities: Wishes,
+    /// Each `--security-opt`.
+    pub options: Vec<SecurityOption>,
+}
+
+/// What one `--security-opt` says. The last of a kind counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecurityOption {
+    /// Whether exec(2) may give what the process did not have: set-user-ID, file capabilities.
+    NoNewPrivileges(bool),
+    /// Whether system calls are filtered.
+    Seccomp(bool),
+}
+
+/// Parses the value of `--security-opt`.
+///
+/// # Errors
+/// What was expected, for a person.
+pub fn parse_option(text: &str) -> Result<SecurityOption, String> {
+    // Docker took a colon before it took an equals sign, and still does.
+    let (key, value) = match text.find(['=', ':']) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    };
+    match (key, value) {
+        ("no-new-privileges", None | Some("true")) => Ok(SecurityOption::NoNewPrivileges(true)),
+        ("no-new-privileges", Some("false")) => Ok(SecurityOption::NoNewPrivileges(false)),
+        ("seccomp", Some("unconfined")) => Ok(SecurityOption::Seccomp(false)),
+        ("seccomp", Some("builtin")) => Ok(SecurityOption::Seccomp(true)),
+        _ => Err("expected no-new-privileges or seccomp=unconfined".to_owned()),
+    }
+}
+
+impl Asked {
+    /// Whether the container may do to the host what root there may.
+    #[must_use]
+    pub fn is_privileged(&self) -> bool {
+        self.capabilities.privileged
+    }
+
+    fn no_new_privileges(&self) -> bool {
+        let said = self.options.iter().rev().find_map(|option| match option {
+            SecurityOption::NoNewPrivileges(wanted) => Some(*wanted),
+            SecurityOption::Seccomp(_) => None,
+        });
+        said.unwrap_or(false)
+    }
+
+    fn is_filtered(&self) -> bool {
+        let said = self.options.iter().rev().find_map(|option| match option {
+            SecurityOption::Seccomp(wanted) => Some(*wanted),
+            SecurityOption::NoNewPrivileges(_) => None,
+        });
+        said.unwrap_or(!self.is_privileged())
+    }
+}
+
+/// How a container is confined: decided, not done yet.
+#[derive(Debug)]
+pub struct Confinement {
+    is_privileged: bool,
+    granted: CapabilitySet,
+    filter: Option<Filter>,
+    no_new_privileges: bool,
+}
+
+/// The devices that a container finds in /dev beyond those that each has.
+#[derive(Debug)]
+pub struct Devices(Vec<Device>);
+
+impl Confinement {
+    /// Decides.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where something cannot be had.
+    pub fn plan(asked: &Asked) -> Result<Confinement> {
+        let granted =
+            asked.capabilities.grant(capabilities::available()?).map_err(Error::Refused)?;
+        let filter = if asked.is_filtered() { Some(Filter::new(granted)?) } else { None };
+        Ok(Confinement {
+            is_privileged: asked.is_privileged(),
+            granted,
+            filter,
+            no_new_privileges: asked.no_new_privileges(),
+        })
+    }
+
+    /// What it may do in /sys and to its own cgroups.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.is_privileged { Access::Writable } else { Access::ReadOnly }
+    }
+
+    /// Finds the host's devices, before the root changes.
+    ///
+    /// # Errors
+    /// The directory that could not be read.
+    pub fn devices(&self) -> Result<Devices> {
+        Ok(Devices(if self.is_privileged { devices::of_host()? } else { Vec::new() }))
+    }
+
+    /// Makes and covers what /dev, /proc and /sys are to show, once they are mounted.
+    ///
+    /// # Errors
+    /// The device or the mount that failed.
+    pub fn arrange(&self, devices: &Devices) -> Result<()> {
+        devices::make(&devices.0).in_step("devices")?;
+        if self.is_privileged { Ok(()) } else { masks::cover().in_step("masked paths") }
+    }
+
+    /// Gives up what the container is not to have: the last that happens before exec(2).
+    ///
+    /// # Errors
+    /// The system call that failed.
+    pub fn enter(&self) -> Result<()> {
+        if self.no_new_privileges {
+            set_no_new_privs(true)
+                .map_err(|errno| Error::io("set no_new_privs of", "/proc/self", errno))?;
+        }
+        // Before the capabilities: a filter without no_new_privs takes CAP_SYS_ADMIN, and it
+        // allows what follows.
+        if let Some(filter) = &self.filter {
+            filter.install().in_step("seccomp")?;
+        }
+        capabilities::limit_to(self.granted).in_step("capabilities")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_in_both_spellings() {
+        for (text, expected) in [
+            ("no-new-privileges", SecurityOption::NoNewPrivileges(true)),
+            ("no-new-privileges:true", SecurityOption::NoNewPrivileges(true)),
+            ("no-new-privileges=false", SecurityOption::NoNewPrivileges(false)),
+            ("seccomp=unconfined", SecurityOption::Seccomp(false)),
+            ("seccomp:unconfined", SecurityOption::Seccomp(false)),
+            ("seccomp=builtin", SecurityOption::Seccomp(true)),
+        ] {
+            assert_eq!(parse_option(text), Ok(expected), "{text}");
+        }
+        for text in ["", "no-new-privileges=", "seccomp", "seccomp=/x.json", "label=disable"] {
+            assert!(parse_option(text).unwrap_err().starts_with("expected"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_kind_counts() {
+        let asked = |privileged, options: &[SecurityOption]| Asked {
+            capabilities: Wishes { privileged, ..Wishes::default() },
+            options: options.to_vec(),
+        };
+        assert!(asked(false, &[]).is_filtered() && !asked(false, &[]).no_new_privileges());
+        assert!(!asked(true, &[]).is_filtered());
+        assert!(asked(true, &[SecurityOption::Seccomp(true)]).is_filtered());
+        let options = [
+            SecurityOption::Seccomp(false),
+            SecurityOption::NoNewPrivileges(true),
+            SecurityOption::Seccomp(true),
+            SecurityOption::NoNewPrivileges(false),
+        ];
+        assert!(asked(false, &options).is_filtered());
+        assert!(!asked(false, &options).no_new_privileges());
+        assert!(asked(false, &options[..2]).no_new_privileges());
+    }
+}
