@@ -83,6 +83,13 @@ struct Boundary {
     roots: Vec<NamespaceRoot<Root>>,
 }
 
+impl Boundary {
+    /// Whether it bounds its processes in every hierarchy.
+    fn is_everywhere(&self) -> bool {
+        self.roots.iter().all(|root| matches!(root, NamespaceRoot::At(_)))
+    }
+}
+
 impl Holds for Boundary {
     fn descriptors(&self) -> usize {
         2
@@ -315,8 +322,10 @@ impl Resolver {
                 None => None,
             };
             let roots = self.roots_at(&paths, boundary.as_deref());
-            // A process that is moved meanwhile may have left the paths to others.
-            if read()? == before {
+            // A process that is moved meanwhile may have left the paths to others; the roots of
+            // its namespace are not found by its paths.
+            let is_settled = roots.is_ok() && boundary.is_some_and(|known| known.is_everywhere());
+            if is_settled || read()? == before {
                 return roots;
             }
         }

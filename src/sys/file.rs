@@ -47,13 +47,13 @@ pub fn open_directory_at(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
-/// Reads `file`, opened at its start, until `is_whole` says of the last read's length that
+/// Reads `file` from its start until `is_whole` says of the last read's length that
 /// nothing can follow.
 fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>> {
     BUFFER.with_borrow_mut(|buffer| {
         let mut text = Vec::new();
         loop {
-            let length = match rustix::io::read(&file, &mut buffer[..]) {
+            let length = match rustix::io::pread(&file, &mut buffer[..], text.len() as u64) {
                 Ok(length) => length,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -70,9 +70,8 @@ fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>
 /// start.
 ///
 /// # Errors
-/// What lseek(2) or read(2) answers.
+/// What pread(2) answers.
 pub fn reread_record(file: impl AsFd) -> io::Result<Vec<u8>> {
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     read(file, |length| length < CHUNK)
 }
 

@@ -553,7 +553,13 @@ fn a_reused_namespace_is_another_container() {
     let mut reused = 0;
     for number in 1..=many() {
         let group = Group::limited(limit(number));
-        let mut init = Plan::container(&group).start(&served.place);
+        // A cgroup namespace that is remembered pins more than itself.
+        let plan = if number % 8 < 4 {
+            Plan::container(&group)
+        } else {
+            Plan::host().pid_namespace().mount_namespace().in_group(&group)
+        };
+        let mut init = plan.start(&served.place);
         for name in ["pid", "cgroup"] {
             let link = fs::read_link(format!("/proc/{}/ns/{name}", init.pid)).unwrap();
             reused += u64::from(!seen.insert(link));
@@ -611,16 +617,22 @@ fn a_renamed_cgroup_is_the_same_and_the_new_one_at_its_path_is_not() {
         let read = |reader: &mut Reader| mem(&reader.part(0, 65_536).unwrap(), "MemTotal");
         assert_eq!(read(&mut first), limit(2 * number + 1));
         old.rename(&format!("lxcfs-rs-test-{pid}-renamed-{number}"));
-        assert_eq!(read(&mut first), limit(2 * number + 1));
+        // Unless it is read now, the old path is what is remembered when it leads elsewhere.
+        let is_read_meanwhile = number % 4 < 2;
+        if is_read_meanwhile {
+            assert_eq!(read(&mut first), limit(2 * number + 1));
+        }
         // At the old path, by renaming as well: a Group makes its own.
         let mut new = Group::limited(limit(2 * number + 2));
         new.rename(path.trim_start_matches('/'));
-        assert_eq!(read(&mut first), limit(2 * number + 1));
+        if is_read_meanwhile {
+            assert_eq!(read(&mut first), limit(2 * number + 1));
+        }
         let mut second = Plan::container(&new).start(&served.place);
-        assert_eq!(
-            (read(&mut first), second.total()),
-            (limit(2 * number + 1), limit(2 * number + 2))
-        );
+        assert_eq!(second.total(), limit(2 * number + 2));
+        if is_read_meanwhile {
+            assert_eq!(read(&mut first), limit(2 * number + 1));
+        }
         // The first moves to where the path that was remembered of it leads now.
         new.take(first.pid);
         assert_eq!(
