@@ -36,7 +36,8 @@ impl Mount {
 
 /// A directory that is fit to be mounted on, and reserved for that until this is dropped.
 ///
-/// Directories that were made for it are removed again when it is dropped.
+/// Directories that were made for it are removed again when it is dropped; one that another
+/// start reserves is left to that.
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
@@ -49,10 +50,12 @@ impl Claim {
     /// Reserves `path`: makes it where it is missing, takes dead FUSE mounts away from it, and
     /// refuses it where a live daemon serves it or something else is in it.
     pub(super) fn new(path: &Path) -> Result<Self> {
-        let mut claim = Claim { path: path.to_owned(), created: create(path)?, directory: None };
-        claim.path = remove_dead_mounts(path)?;
-        let directory = open_directory(&claim.path, OFlags::RDONLY)?;
-        lock(&directory, &claim.path)?;
+        let created = create(path)?;
+        let path = remove_dead_mounts(path)?;
+        let directory = open_directory(&path, OFlags::RDONLY)?;
+        lock(&directory, &path)?;
+        // Not before: whoever holds the lock needs the directories, also those that we made.
+        let mut claim = Claim { path, created, directory: None };
         // Another start may have come and gone between the first look and the lock.
         refuse_live_mount(&claim.path)?;
         refuse_full(&claim.path)?;

