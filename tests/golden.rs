@@ -285,9 +285,10 @@ fn the_second_reading_goes_on_from_the_first() {
 fn running_and_blocked_tasks_are_the_load() {
     let copy = fixtures::Copy::of("unified-6.1");
     // Of the threads of c1, one runs and one waits for its disk; 174's name is made to mislead.
-    copy.edit("proc/173/stat", |text| text.replace(") S ", ") R "));
-    copy.edit("proc/180/stat", |text| text.replace(") S ", ") D "));
-    copy.edit("proc/174/stat", |text| text.replace("(python3)", "(x) R (\n)"));
+    copy.edit("proc/173/status", |text| text.replace("\tS (sleeping)", "\tR (running)"));
+    copy.edit("proc/180/status", |text| text.replace("\tS (sleeping)", "\tD (disk sleep)"));
+    // The kernel escapes a newline in a name.
+    copy.edit("proc/174/status", |text| text.replace("\tpython3", "\tx\\nState:\tR (running)"));
     let fixture = copy.open().unwrap();
     let show = |file, container| {
         let who = fixture.reader(fixture.init_of(container));

@@ -206,7 +206,6 @@ pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Leve
 fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
     let mut tasks = Tasks::default();
     let Some(levels) = task_levels(kernel, container) else { return Ok(tasks) };
-    let mut newest = 0;
     let mut pending: Vec<CgroupDir> = vec![levels.dirs[0].open_below("")?];
     while let Some(dir) = pending.pop() {
         // A cgroup that goes away meanwhile has no tasks.
@@ -215,11 +214,12 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
         for line in listed.split(|&byte| byte == b'\n') {
             let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
             let Some(tid) = tid else { continue };
-            let Ok(text) = kernel.proc.read_record(&format!("{tid}/stat")) else { continue };
-            let Some(stat) = process::parse_stat(&text) else { continue };
+            let Ok(status) = kernel.proc.read_record(&format!("{tid}/status")) else { continue };
+            let Some(state) = process::parse_state(&status) else { continue };
             tasks.total += 1;
-            newest = newest.max(tid);
-            match stat.state {
+            // Not that of the newest thread: the host's numbers begin anew at pid_max.
+            tasks.last_pid = tasks.last_pid.max(inner_pid(container, &status).unwrap_or(0));
+            match state {
                 b'R' => tasks.running += 1,
                 b'D' => tasks.blocked += 1,
                 _ => {}
@@ -229,7 +229,6 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
             pending.extend(dir.open_below(&name).ok());
         }
     }
-    tasks.last_pid = inner_pid(kernel, container, newest).unwrap_or(0);
     let freezer = container.levels(kernel, Controller::Freezer);
     let frozen = match freezer.dirs.first() {
         Some(dir) => freezer.version.is_frozen(dir)?,
@@ -245,9 +244,8 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
 }
 
 /// The number of a thread in the container's own pid namespace.
-fn inner_pid(kernel: &Kernel, container: &Container, tid: u32) -> Option<u32> {
-    let status = kernel.proc.read_record(&format!("{tid}/status")).ok()?;
-    let pids = process::parse_ns_pids(&status)?;
+fn inner_pid(container: &Container, status: &[u8]) -> Option<u32> {
+    let pids = process::parse_ns_pids(status)?;
     pids.get(container.pid_level).or_else(|| pids.last()).copied()
 }
 
@@ -257,8 +255,9 @@ mod tests {
     use crate::cgroup::path::parse_memberships;
     use std::path::Path;
 
-    /// A host of one container, `/c`, in which the threads 7, 8 and 9 (1, 2 and 5 inside) are
-    /// in the given states, and thread 9 in a cgroup below.
+    /// A host of one container, `/c`, in which the threads 7, 8 and 9 (1, 5 and 2 inside, as
+    /// after the host's numbers began anew) are in the given states, and thread 9 in a cgroup
+    /// below.
     struct Host {
         directory: tempfile::TempDir,
         sampler: Sampler,
@@ -295,10 +294,8 @@ mod tests {
         }
 
         fn set(&self, states: [char; 3]) {
-            for ((tid, inner), state) in [(7, 1), (8, 2), (9, 5)].into_iter().zip(states) {
-                let fields = "1 ".repeat(19);
-                self.write(&format!("proc/{tid}/stat"), &format!("{tid} (x) {state} {fields}\n"));
-                let status = format!("Tgid:\t{tid}\nNSpid:\t{tid}\t{inner}\n");
+            for ((tid, inner), state) in [(7, 1), (8, 5), (9, 2)].into_iter().zip(states) {
+                let status = format!("State:\t{state} (x)\nTgid:\t{tid}\nNSpid:\t{tid}\t{inner}\n");
                 self.write(&format!("proc/{tid}/status"), &status);
             }
         }

@@ -42,6 +42,12 @@ pub fn parse_thread_group(status: &[u8]) -> Option<u32> {
     status_value(status, "Tgid")?.parse().ok()
 }
 
+/// `State`, one letter: `R` runs or is runnable, `D` waits uninterruptibly.
+#[must_use]
+pub fn parse_state(status: &[u8]) -> Option<u8> {
+    status_value(status, "State")?.bytes().next()
+}
+
 /// `NSpid`, Linux 4.1: the process's number in each pid namespace, from the one that the
 /// procfs belongs to down to its own.
 #[must_use]
@@ -86,6 +92,9 @@ mod tests {
     fn status_lines() {
         let status = b"Name:\tTgid:\\n\nTgid:\t7\nPid:\t9\nNSpid:\t9\t3\t1\n";
         assert_eq!(parse_thread_group(status), Some(7));
+        assert_eq!(parse_state(b"Name:\tx\nState:\tD (disk sleep)\n"), Some(b'D'));
+        assert_eq!(parse_state(status), None);
+        assert_eq!(parse_state(b"State:\t\n"), None);
         assert_eq!(parse_ns_pids(status), Some(vec![9, 3, 1]));
         assert_eq!(parse_thread_group(b"Pid:\t9\n"), None);
         assert_eq!(parse_ns_pids(b"NSpid:\t9\tx\n"), None);
