@@ -98,6 +98,14 @@ fn numbers(line: &str) -> (String, Vec<f64>) {
 /// Asserts that the served file has the lines of the kernel's, in their order, and that each
 /// number of a line that `counts` is between two readings of the kernel's file.
 fn assert_between(file: ProcFile, counts: impl Fn(&str) -> bool) {
+    // The kernel's own iowait and idle go back at times, by a tick: such a moment passes.
+    const ATTEMPTS: usize = 5;
+    let found: Vec<String> = (0..ATTEMPTS).map_while(|_| not_between(file, &counts)).collect();
+    assert!(found.len() < ATTEMPTS, "{found:#?}");
+}
+
+/// A number that is not between two readings.
+fn not_between(file: ProcFile, counts: &impl Fn(&str) -> bool) -> Option<String> {
     let vfs = Vfs::of_machine().unwrap();
     let row = row_of(file);
     let before = kernels(row);
@@ -113,17 +121,12 @@ fn assert_between(file: ProcFile, counts: impl Fn(&str) -> bool) {
             continue;
         }
         for ((low, middle), high) in low.iter().zip(&middle).zip(&high) {
-            // The kernel's own iowait goes back at times.
-            if low > high {
-                continue;
+            if low <= high && !(low <= middle && middle <= high) {
+                return Some(format!("{}: {before:?} {shown:?} {after:?}", row.path));
             }
-            assert!(
-                low <= middle && middle <= high,
-                "{}: {before:?} {shown:?} {after:?}",
-                row.path
-            );
         }
     }
+    None
 }
 
 /// Whether the kernel's cgroup files, read the plain way, limit this process's memory or CPUs.
