@@ -229,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_may_answer_instead_of_a_text() {
+        let (_top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
+        let answer =
+            |errno| dirs[0].answer("io.stat", Err(std::io::Error::from_raw_os_error(errno)));
+        assert_eq!(answer(libc::ENOENT).unwrap(), None);
+        assert_eq!(answer(libc::EOPNOTSUPP).unwrap(), None);
+        assert_eq!(answer(libc::ENODEV).unwrap_err().errno(), libc::ESRCH);
+        assert_eq!(answer(libc::EIO).unwrap_err().errno(), libc::EIO);
+    }
+
+    #[test]
     fn a_cgroup_without_processes_file_is_gone() {
         let (top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
         let dir = &dirs[0];
