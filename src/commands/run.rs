@@ -5,13 +5,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use lxcfs_rs::cgroup::apply::Limits;
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
+use lxcfs_rs::runtime;
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
-use lxcfs_rs::runtime::{self, spec};
+use lxcfs_rs::runtime::spec::{self, Process};
 use lxcfs_rs::units::{Bytes, Usec};
 use lxcfs_rs::vfs::Vfs;
 
@@ -43,6 +45,15 @@ pub(crate) struct Args {
     /// Its root directory, used as it is [default: a throw-away copy of the host's root]
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
+
+    /// A variable of its environment; a NAME alone has the caller's value. May be repeated
+    #[arg(short, long, value_name = "NAME[=VALUE]",
+        value_parser = OsStringValueParser::new().try_map(spec::parse_variable))]
+    env: Vec<OsString>,
+
+    /// Its working directory, made where it is missing [default: /]
+    #[arg(short, long, value_name = "DIR", value_parser = spec::parse_directory)]
+    workdir: Option<PathBuf>,
 
     /// Give it everything: all capabilities, the host's devices, no filter, no covered paths
     #[arg(long)]
@@ -85,7 +96,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let capabilities =
         Wishes { privileged: args.privileged, add: args.cap_add, drop: args.cap_drop };
     let confinement = Asked { capabilities, options: args.security_opt };
-    let spec = spec::Spec { limits, rootfs: args.rootfs, confinement, command: args.command };
+    let process = Process { command: args.command, environment: args.env, directory: args.workdir };
+    let spec = spec::Spec { limits, rootfs: args.rootfs, confinement, process };
     let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
         Ok(ended) => (ended.status, ended.left),
         Err(Error::NotExecuted { command, reason, status }) => {

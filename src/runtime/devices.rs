@@ -1,12 +1,13 @@
 //! The host's devices, for a container that may use them.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Gid, Uid, chown};
 
+use super::rootfs;
 use crate::error::{Error, Result};
 
 const DEV: &str = "/dev";
@@ -68,11 +69,7 @@ pub fn make(devices: &[Device]) -> Result<()> {
             continue;
         }
         if let Some(directory) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(directory)
-                .map_err(|error| Error::io("mkdir", directory, error))?;
+            rootfs::make_directory(directory)?;
         }
         mknod(path, *kind, Mode::from_bits_truncate(*mode), *number)
             .and_then(|()| chown(path, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))))

@@ -2,19 +2,14 @@
 
 use std::convert::Infallible;
 use std::env;
-use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{
-    Pid, dup2_stdin, execve, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp,
-};
+use nix::unistd::{Pid, dup2_stdin, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp};
 use rustix::process::pidfd_send_signal;
 
 use super::confinement::Confinement;
@@ -23,21 +18,16 @@ use super::procview::View;
 use super::report::{self, Report};
 use super::rootfs::{self, CgroupView};
 use super::spec::Spec;
-use super::{namespaces, state};
+use super::{command, namespaces, state};
 use crate::cgroup::apply::Cgroups;
 use crate::error::{Error, InStep as _, Result};
 use crate::sys::process::{self, Child};
 
 /// `docker run`'s exit status for whatever is not the command's.
 pub const STATUS_OF_RUNTIME: u8 = 125;
-const STATUS_NOT_EXECUTABLE: u8 = 126;
-const STATUS_NOT_FOUND: u8 = 127;
 
 /// Added to the number of the signal that ended a command.
 const STATUS_OF_SIGNAL: i32 = 128;
-
-/// Where commands are looked for in a container, as Docker sets it.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The signals that are passed on to the container's first process.
 const FORWARDED: &[Signal] = &[
@@ -183,7 +173,8 @@ impl Init {
                 Err(if status == STATUS_OF_RUNTIME {
                     Error::Refused(text)
                 } else {
-                    let command = spec.command.first().map(|name| name.display().to_string());
+                    let command =
+                        spec.process.command.first().map(|name| name.display().to_string());
                     let command = command.unwrap_or_default();
                     let reason = text.strip_prefix(&format!("{command}: "));
                     let reason = reason.unwrap_or(&text).to_owned();
@@ -286,14 +277,18 @@ impl Birth<'_> {
         cgroup_view.attach(access).in_step("/sys/fs/cgroup")?;
         files.apply().in_step("/proc view")?;
         self.confinement.arrange(&devices)?;
+        if let Some(directory) = &self.spec.process.directory {
+            rootfs::make_directory(directory).in_step("working directory")?;
+        }
 
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
         self.take_terminal()?;
         process::reset_signals()
             .and_then(|()| process::close_all_on_exec())
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
-        self.confinement.enter()?;
-        execute(&self.spec.command, &self.environment())
+        let term = self.terminal.map(|_| env::var_os("TERM").unwrap_or_else(|| "xterm".into()));
+        let defaults = command::defaults(state::short(self.id), term.as_deref());
+        command::execute(&self.spec.process, &defaults, self.confinement)
     }
 
     /// Makes the command a process group of its own, which has the terminal's foreground if
@@ -313,69 +308,6 @@ impl Birth<'_> {
             None => Ok(()),
         }
     }
-
-    fn environment(&self) -> Vec<CString> {
-        let mut environment = vec![
-            format!("PATH={PATH}"),
-            format!("HOSTNAME={}", state::short(self.id)),
-            "HOME=/root".to_owned(),
-        ];
-        if self.terminal.is_some() {
-            let term = env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-            environment.push(format!("TERM={term}"));
-        }
-        environment.into_iter().filter_map(|variable| CString::new(variable).ok()).collect()
-    }
-}
-
-/// Becomes the command; returns only with the reason why not.
-fn execute(command: &[OsString], environment: &[CString]) -> Result<Infallible> {
-    let name = command.first().map(OsString::as_os_str).unwrap_or_default();
-    let not_executed = |status: u8, reason: &str| Error::NotExecuted {
-        command: name.display().to_string(),
-        reason: reason.to_owned(),
-        status,
-    };
-    let arguments: Vec<CString> = command
-        .iter()
-        .map(|argument| CString::new(argument.as_bytes()))
-        .collect::<Result<_, _>>()
-        .map_err(|_| not_executed(STATUS_NOT_FOUND, "a NUL byte in the command"))?;
-
-    let is_path = name.as_bytes().contains(&b'/');
-    let mut refusal = None;
-    for candidate in candidates(name) {
-        let Ok(path) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
-        let Err(errno) = execve(&path, &arguments, environment);
-        let found = fs::metadata(&candidate);
-        let is_dir = found.as_ref().is_ok_and(fs::Metadata::is_dir);
-        if found.is_err() && matches!(errno, Errno::ENOENT | Errno::ENOTDIR) {
-            continue;
-        }
-        if errno == Errno::ENOENT {
-            return Err(not_executed(STATUS_NOT_FOUND, "its interpreter is not there"));
-        }
-        if is_dir && is_path {
-            return Err(not_executed(STATUS_NOT_EXECUTABLE, "is a directory"));
-        }
-        // A directory of a command's name is no command, unless it was asked for by path.
-        if !is_dir {
-            refusal = refusal.or(Some(errno));
-        }
-    }
-    Err(match refusal {
-        Some(errno) => not_executed(STATUS_NOT_EXECUTABLE, errno.desc()),
-        None if is_path => not_executed(STATUS_NOT_FOUND, "no such file in the container"),
-        None => not_executed(STATUS_NOT_FOUND, "no such command in the container's PATH"),
-    })
-}
-
-/// The files that a command's name may mean, in order.
-fn candidates(name: &OsStr) -> Vec<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        return vec![PathBuf::from(name)];
-    }
-    PATH.split(':').map(|dir| Path::new(dir).join(name)).collect()
 }
 
 #[cfg(test)]
@@ -389,27 +321,5 @@ mod tests {
         assert_eq!(exit_status(WaitStatus::Exited(pid, 255)), 255);
         assert_eq!(exit_status(WaitStatus::Signaled(pid, Signal::SIGKILL, false)), 137);
         assert_eq!(exit_status(WaitStatus::Signaled(pid, Signal::SIGSEGV, true)), 139);
-    }
-
-    #[test]
-    fn names_are_looked_for_and_paths_are_not() {
-        assert_eq!(candidates(OsStr::new("./x")), [PathBuf::from("./x")]);
-        let found = candidates(OsStr::new("sh"));
-        assert_eq!(found.len(), 6);
-        assert!(found.contains(&PathBuf::from("/bin/sh")));
-    }
-
-    #[test]
-    fn what_cannot_be_executed() {
-        let status = |name: &str| match execute(&[name.into()], &[]) {
-            Err(Error::NotExecuted { status, reason, .. }) => (status, reason),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(status("/no/such").0, 127);
-        assert_eq!(status("no-such-command").0, 127);
-        assert_eq!(status("").0, 127);
-        assert_eq!(status("/etc"), (126, "is a directory".to_owned()));
-        assert_eq!(status("/etc/passwd").0, 126);
-        assert_eq!(status("/etc/passwd/x").0, 127);
     }
 }

@@ -14,6 +14,7 @@
 //! Both children die with the runtime.
 
 pub mod capabilities;
+pub mod command;
 pub mod confinement;
 pub mod devices;
 pub mod die_with;
@@ -108,7 +109,7 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
     if !rustix::process::geteuid().is_root() {
         return Err(Error::Refused("root is needed to make namespaces and cgroups".to_owned()));
     }
-    if spec.command.is_empty() {
+    if spec.process.command.is_empty() {
         return Err(Error::Refused("no command to run".to_owned()));
     }
     namespaces::check()?;

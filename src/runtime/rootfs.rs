@@ -379,6 +379,18 @@ pub fn mount_kernel_filesystems(access: Access) -> Result<()> {
     make_nodes()
 }
 
+/// Makes the directory, and those above it, in the root that was entered.
+///
+/// # Errors
+/// What mkdir(2) answers.
+pub fn make_directory(directory: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|error| Error::io("mkdir", directory, error))
+}
+
 /// Mounts a new filesystem at `target`, which is made a directory where it does not exist.
 pub(super) fn mount_new(
     fs_type: &str,

@@ -1,6 +1,8 @@
 //! What a container is to be, and the spellings in which a person says so (Docker's).
 
+use std::env;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::confinement;
@@ -23,8 +25,20 @@ pub struct Spec {
     pub rootfs: Option<PathBuf>,
     /// What it may do.
     pub confinement: confinement::Asked,
+    /// Its first process.
+    pub process: Process,
+}
+
+/// A process to start in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
     /// The command and its arguments.
     pub command: Vec<OsString>,
+    /// Variables of its environment, `NAME=VALUE`, over those that each process has there; a
+    /// `NAME` alone takes that variable away.
+    pub environment: Vec<OsString>,
+    /// Its working directory in the container, absolute; none for `/`.
+    pub directory: Option<PathBuf>,
 }
 
 /// Parses a memory size: digits and b, k, m, g or t (binary units, either case), after which
@@ -94,6 +108,36 @@ pub fn parse_cpuset(text: &str) -> Result<CpuSet, String> {
     CpuSet::parse(text.as_bytes())
         .filter(|cpus| !cpus.is_empty())
         .ok_or_else(|| "expected CPU numbers and ranges, such as 0-2,4".to_owned())
+}
+
+/// Parses a variable of the environment: `NAME=VALUE`, or a `NAME` that has the value that it
+/// has here.
+///
+/// # Errors
+/// What was expected, for a person.
+pub fn parse_variable(text: OsString) -> Result<OsString, String> {
+    let name_length = text.as_bytes().iter().position(|&byte| byte == b'=');
+    match name_length.unwrap_or(text.len()) {
+        0 => Err("expected NAME=VALUE, or the NAME of a variable".to_owned()),
+        length if length < text.len() => Ok(text),
+        _ => Ok(match env::var_os(&text) {
+            Some(value) => [text.as_os_str(), "=".as_ref(), &value].into_iter().collect(),
+            None => text,
+        }),
+    }
+}
+
+/// Parses a directory in the container.
+///
+/// # Errors
+/// What was expected, for a person.
+pub fn parse_directory(text: &str) -> Result<PathBuf, String> {
+    let directory = PathBuf::from(text);
+    if directory.is_absolute() {
+        Ok(directory)
+    } else {
+        Err("expected an absolute path in the container".to_owned())
+    }
 }
 
 /// Whether `limits` can be had on a host whose online CPUs are `online`.
@@ -177,6 +221,19 @@ mod tests {
         assert_eq!(parse_cpuset("1,0").unwrap().to_string(), "0-1");
         for text in ["", ",", "0,", "2-1", "a", "-1", "0-", "1-2-3", "+1", "0 1"] {
             assert!(parse_cpuset(text).unwrap_err().starts_with("expected"), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_with_a_value_or_the_callers() {
+        let parse = |text: &str| parse_variable(text.into());
+        assert_eq!(parse("A=b=c"), Ok("A=b=c".into()));
+        assert_eq!(parse("A="), Ok("A=".into()));
+        let own = env::var_os("PATH").unwrap();
+        assert_eq!(parse("PATH"), Ok(["PATH=".into(), own].into_iter().collect()));
+        assert_eq!(parse("NOT_SET_HERE"), Ok("NOT_SET_HERE".into()));
+        for text in ["", "=x"] {
+            assert!(parse(text).unwrap_err().starts_with("expected"), "{text}");
         }
     }
 

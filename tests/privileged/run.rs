@@ -348,11 +348,25 @@ fn it_starts_as_a_fresh_process() {
     names.sort_unstable();
     assert_eq!(names, ["HOME", "HOSTNAME", "PATH"]);
 
+    let options = ["-e", "A=b c", "-e", "PATH=/bin", "-e", "SECRET", "-e", "HOSTNAME"];
+    let mut command = run(&[&options[..], &["--", "env"]].concat());
+    command.env("SECRET", "x").env_remove("HOSTNAME");
+    assert_eq!(output_of(command), "PATH=/bin\nA=b c\nSECRET=x\nHOME=/root\n");
+
     let script = "pwd; umask; ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status";
     let printed = output_of(run_script(&[], script));
     // ls has a descriptor of the directory that it lists.
     let expected = "/\n0022\n4\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
     assert_eq!(printed, expected);
+}
+
+#[test]
+fn its_directory_is_made() {
+    let arguments = ["-w", "/srv/no/such", "--", "sh", "-c", "pwd; stat -c '%a %u' ."];
+    assert_eq!(output_of(run(&arguments)), "/srv/no/such\n755 0\n");
+    assert!(!Path::new("/srv/no").exists());
+    assert_refused(&["-w", "/etc/passwd", "true"], 125, "working directory: /etc/passwd: ");
+    assert_refused(&["-w", "x", "true"], 125, "expected an absolute path");
 }
 
 #[test]
