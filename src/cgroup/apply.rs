@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use super::layout::{Hierarchy, Layout, Version};
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
-use crate::units::{Bytes, Usec};
+use crate::units::{Bytes, Limit, Usec};
 
 /// The directory below each hierarchy's top that holds the cgroups of all containers.
 pub const PARENT: &str = "lxcfs-rs";
@@ -39,15 +39,33 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a directory is made anew that another `run` removed as empty in the same moment.
 const MKDIR_ATTEMPTS: usize = 100;
 
-/// What a container may use. None is no limit beyond those of the cgroups above.
+/// What a container may use beyond what the cgroups above it allow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory; as much again may be swapped out, as `docker run -m` has it.
-    pub memory: Option<Bytes>,
-    /// CPU time per [`CPU_PERIOD`].
-    pub cpu_quota: Option<Usec>,
+    /// Memory.
+    pub memory: Limit<Bytes>,
+    /// Memory and swap together, where memory is limited.
+    pub memory_and_swap: MemoryAndSwap,
+    /// CPU time per [`CPU_PERIOD`]; not beside the two that follow.
+    pub cpus: Limit<Usec>,
+    /// CPU time per period.
+    pub cpu_quota: Limit<Usec>,
+    /// The period; none for [`CPU_PERIOD`].
+    pub cpu_period: Option<Usec>,
     /// The CPUs it may run on.
     pub cpuset_cpus: Option<CpuSet>,
+    /// Processes and threads.
+    pub pids: Limit<u64>,
+}
+
+/// A limit of memory and swap together, as `docker run` has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryAndSwap {
+    /// Twice the memory.
+    #[default]
+    Twice,
+    /// This much.
+    Asked(Limit<Bytes>),
 }
 
 /// One write into a file of a new cgroup.
@@ -79,47 +97,74 @@ impl Write {
 pub fn writes(version: Version, controllers: &[String], limits: &Limits) -> Vec<Write> {
     let has = |name: &str| controllers.iter().any(|controller| controller == name);
     let mut writes = Vec::new();
-    if let Some(memory) = limits.memory.filter(|_| has("memory")) {
+    if let Limit::At(memory) = limits.memory
+        && has("memory")
+    {
+        let both = match limits.memory_and_swap {
+            MemoryAndSwap::Twice => Limit::At(memory + memory),
+            MemoryAndSwap::Asked(both) => both,
+        };
         match version {
             // memory+swap may never be below memory: the limit that is to be the lower first.
             Version::V1 => {
-                let with_swap = memory + memory;
                 writes.push(Write::new("memory.limit_in_bytes", memory.0));
-                writes.push(Write::optional("memory.memsw.limit_in_bytes", with_swap.0));
+                if let Limit::At(both) = both {
+                    writes.push(Write::optional("memory.memsw.limit_in_bytes", both.0));
+                }
             }
             Version::V2 => {
                 writes.push(Write::new("memory.max", memory.0));
-                writes.push(Write::optional("memory.swap.max", memory.0));
+                if let Limit::At(both) = both {
+                    writes.push(Write::optional("memory.swap.max", (both - memory).0));
+                }
             }
         }
     }
-    if let Some(quota) = limits.cpu_quota.filter(|_| has("cpu")) {
+    if let Some((quota, period)) = limits.bandwidth()
+        && has("cpu")
+    {
         match version {
             Version::V1 => {
-                writes.push(Write::new("cpu.cfs_period_us", CPU_PERIOD.0));
-                writes.push(Write::new("cpu.cfs_quota_us", quota.0));
+                writes.push(Write::new("cpu.cfs_period_us", period.0));
+                if let Limit::At(quota) = quota {
+                    writes.push(Write::new("cpu.cfs_quota_us", quota.0));
+                }
             }
             Version::V2 => {
-                writes.push(Write::new("cpu.max", format!("{} {}", quota.0, CPU_PERIOD.0)));
+                let quota = quota.finite().map_or("max".to_owned(), |quota| quota.0.to_string());
+                writes.push(Write::new("cpu.max", format!("{quota} {}", period.0)));
             }
         }
     }
     if let Some(cpus) = limits.cpuset_cpus.as_ref().filter(|_| has("cpuset")) {
         writes.push(Write::new("cpuset.cpus", cpus));
     }
+    if let Limit::At(pids) = limits.pids
+        && has("pids")
+    {
+        writes.push(Write::new("pids.max", pids));
+    }
     writes
 }
 
 impl Limits {
+    /// The CPU time per period, and the period, if either was asked for.
+    fn bandwidth(&self) -> Option<(Limit<Usec>, Usec)> {
+        let quota = self.cpus.tighten(self.cpu_quota);
+        let is_asked = quota != Limit::Max || self.cpu_period.is_some();
+        is_asked.then(|| (quota, self.cpu_period.unwrap_or(CPU_PERIOD)))
+    }
+
     /// Whether this host can hold a container to these limits.
     ///
     /// # Errors
     /// [`Error::Refused`] names the controller that is nowhere mounted.
     pub fn check(&self, layout: &Layout) -> Result<()> {
         let needed = [
-            (self.memory.is_some(), "memory"),
-            (self.cpu_quota.is_some(), "cpu"),
+            (self.memory != Limit::Max, "memory"),
+            (self.bandwidth().is_some(), "cpu"),
             (self.cpuset_cpus.is_some(), "cpuset"),
+            (self.pids != Limit::Max, "pids"),
         ];
         for (needed, controller) in needed {
             if needed && layout.controller(controller).is_none() {
@@ -474,9 +519,11 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            memory: Some(Bytes(256 << 20)),
-            cpu_quota: Some(Usec(150_000)),
+            memory: Limit::At(Bytes(256 << 20)),
+            cpus: Limit::At(Usec(150_000)),
             cpuset_cpus: CpuSet::parse(b"0-1"),
+            pids: Limit::At(5),
+            ..Limits::default()
         }
     }
 
@@ -494,18 +541,20 @@ mod tests {
             shown(&writes(Version::V1, &names(&["cpuset"]), &limits())),
             ["cpuset.cpus=0-1"]
         );
+        assert_eq!(shown(&writes(Version::V1, &names(&["pids"]), &limits())), ["pids.max=5"]);
         assert!(writes(Version::V1, &names(&["blkio"]), &limits()).is_empty());
     }
 
     #[test]
     fn v2_sets_what_it_has() {
         assert_eq!(
-            shown(&writes(Version::V2, &names(&["cpuset", "cpu", "memory"]), &limits())),
+            shown(&writes(Version::V2, &names(&["cpuset", "cpu", "memory", "pids"]), &limits())),
             [
                 "memory.max=268435456",
                 "memory.swap.max?=268435456",
                 "cpu.max=150000 100000",
-                "cpuset.cpus=0-1"
+                "cpuset.cpus=0-1",
+                "pids.max=5"
             ]
         );
         assert!(writes(Version::V2, &[], &limits()).is_empty());
@@ -514,9 +563,42 @@ mod tests {
     }
 
     #[test]
+    fn swap_and_period_as_they_are_asked_for() {
+        let all = names(&["cpu", "memory"]);
+        let shown = |version, memory_and_swap, cpu_quota, cpu_period| {
+            let memory = Limit::At(Bytes(1000));
+            let cpus = Limit::Max;
+            let asked = Limits { memory_and_swap, cpu_quota, cpu_period, cpus, memory, ..limits() };
+            shown(&writes(version, &all, &asked)).join(" ")
+        };
+        let (both, quota, period) = (
+            MemoryAndSwap::Asked(Limit::At(Bytes(1200))),
+            Limit::At(Usec(5000)),
+            Some(Usec(20000)),
+        );
+        assert_eq!(
+            shown(Version::V1, both, quota, period),
+            "memory.limit_in_bytes=1000 memory.memsw.limit_in_bytes?=1200 \
+             cpu.cfs_period_us=20000 cpu.cfs_quota_us=5000"
+        );
+        assert_eq!(
+            shown(Version::V2, both, quota, period),
+            "memory.max=1000 memory.swap.max?=200 cpu.max=5000 20000"
+        );
+        assert_eq!(
+            shown(Version::V1, MemoryAndSwap::Asked(Limit::Max), Limit::Max, period),
+            "memory.limit_in_bytes=1000 cpu.cfs_period_us=20000"
+        );
+        assert_eq!(
+            shown(Version::V2, MemoryAndSwap::Asked(Limit::Max), Limit::Max, period),
+            "memory.max=1000 cpu.max=max 20000"
+        );
+    }
+
+    #[test]
     fn a_limit_without_its_controller_is_refused() {
         let layout = Layout::parse(b"1 2 0:1 / /m rw - cgroup cgroup rw,memory\n", b"");
-        let memory = Limits { memory: Some(Bytes(1 << 30)), ..Limits::default() };
+        let memory = Limits { memory: Limit::At(Bytes(1 << 30)), ..Limits::default() };
         assert!(memory.check(&layout).is_ok());
         let error = limits().check(&layout).unwrap_err().to_string();
         assert!(error.contains("\"cpu\""), "{error}");

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use lxcfs_rs::cgroup::apply::Limits;
+use lxcfs_rs::cgroup::apply::{Limits, MemoryAndSwap};
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
-use lxcfs_rs::runtime;
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
 use lxcfs_rs::runtime::spec::{self, Process};
-use lxcfs_rs::units::{Bytes, Usec};
+use lxcfs_rs::runtime::{self, limits};
+use lxcfs_rs::units::{Bytes, Limit, Usec};
 use lxcfs_rs::vfs::Vfs;
 
 /// What its messages begin with.
@@ -30,17 +30,37 @@ const MOUNTPOINT: &str = "/var/lib/lxcfs";
 #[derive(clap::Args, Debug)]
 #[command(disable_help_flag = true)] // Docker's -h is the host name
 pub(crate) struct Args {
-    /// Memory limit: a number with an optional suffix b, k, m, g or t
-    #[arg(short, long, value_name = "SIZE", value_parser = spec::parse_memory)]
-    memory: Option<Bytes>,
+    /// Memory limit: a number with an optional suffix b, k, m, g, t or p
+    #[arg(short, long, value_name = "SIZE", value_parser = limits::parse_memory)]
+    memory: Option<Limit<Bytes>>,
+
+    /// Limit of memory and swap together; -1 for any swap [default: twice the memory]
+    #[arg(long, value_name = "SIZE", value_parser = limits::parse_memory_swap,
+        allow_hyphen_values = true)]
+    memory_swap: Option<MemoryAndSwap>,
 
     /// How many CPUs' time it may use, such as 1.5
-    #[arg(long, value_name = "N", value_parser = spec::parse_cpus)]
-    cpus: Option<Usec>,
+    #[arg(long, value_name = "N", value_parser = limits::parse_cpus,
+        conflicts_with_all = ["cpu_quota", "cpu_period"])]
+    cpus: Option<Limit<Usec>>,
+
+    /// The CPU time, in microseconds, that it may use in each period; -1 for any
+    #[arg(long, value_name = "USEC", value_parser = limits::parse_cpu_quota,
+        allow_hyphen_values = true)]
+    cpu_quota: Option<Limit<Usec>>,
+
+    /// The period of the CPU quota in microseconds [default: 100000]
+    #[arg(long, value_name = "USEC", value_parser = limits::parse_cpu_period)]
+    cpu_period: Option<Usec>,
 
     /// The CPUs it may run on, such as 0-2,4
-    #[arg(long, value_name = "LIST", value_parser = spec::parse_cpuset)]
+    #[arg(long, value_name = "LIST", value_parser = limits::parse_cpuset)]
     cpuset_cpus: Option<CpuSet>,
+
+    /// How many processes and threads it may have; -1 for any number
+    #[arg(long, value_name = "N", value_parser = limits::parse_pids,
+        allow_hyphen_values = true)]
+    pids_limit: Option<Limit<u64>>,
 
     /// Its root directory, used as it is [default: a throw-away copy of the host's root]
     #[arg(long, value_name = "DIR")]
@@ -91,8 +111,15 @@ impl Args {
 /// Runs the container; the exit status is that of `docker run`.
 pub(crate) fn run(args: Args) -> ExitCode {
     start_logging();
-    let limits =
-        Limits { memory: args.memory, cpu_quota: args.cpus, cpuset_cpus: args.cpuset_cpus };
+    let limits = Limits {
+        memory: args.memory.unwrap_or_default(),
+        memory_and_swap: args.memory_swap.unwrap_or_default(),
+        cpus: args.cpus.unwrap_or_default(),
+        cpu_quota: args.cpu_quota.unwrap_or_default(),
+        cpu_period: args.cpu_period,
+        cpuset_cpus: args.cpuset_cpus,
+        pids: args.pids_limit.unwrap_or_default(),
+    };
     let capabilities =
         Wishes { privileged: args.privileged, add: args.cap_add, drop: args.cap_drop };
     let confinement = Asked { capabilities, options: args.security_opt };

@@ -19,6 +19,7 @@ pub mod confinement;
 pub mod devices;
 pub mod die_with;
 pub mod init;
+pub mod limits;
 pub mod masks;
 pub mod mountinfo;
 pub mod namespaces;
@@ -122,7 +123,7 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
     let layout = read_layout()?;
     spec.limits.check(&layout)?;
     let online = read_online()?;
-    spec::check_cpus(&spec.limits, &online).map_err(Error::Refused)?;
+    limits::check(&spec.limits, &online).map_err(Error::Refused)?;
     Ok((spec, layout))
 }
 

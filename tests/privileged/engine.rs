@@ -493,7 +493,7 @@ impl Drop for Scratch {
 }
 
 /// The image's tar file, which is made where there is none yet.
-fn image() -> PathBuf {
+pub(crate) fn image() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut hasher = DefaultHasher::new();

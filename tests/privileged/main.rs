@@ -4,6 +4,7 @@ mod byhand;
 mod daemon;
 mod docker;
 mod engine;
+mod flags;
 mod run;
 mod run_security;
 mod session;

@@ -242,7 +242,7 @@ fn what_is_wrong_is_one_line_and_125() {
         (["--badflag", "--", "true"], "unexpected argument '--badflag'"),
         (["-m", "12q", "true"], "'12q' for '--memory <SIZE>': expected a number"),
         (["-m", "5m", "true"], "smallest memory limit is 6 MiB"),
-        (["--cpus", "0", "true"], "expected a number of CPUs above 0"),
+        (["--cpus", "x", "true"], "expected a number of CPUs, such as"),
         (["--cpus", "1000000", "true"], "--cpus: more than the"),
         (["--cpuset-cpus", "1-0", "true"], "expected CPU numbers and ranges"),
         (["--cpuset-cpus", "60000", "true"], "of these only"),
