@@ -38,6 +38,8 @@
 //!   by the kernel, so whatever is remembered holds what pins it.
 //! * **Edit the host's lines**: a line that a future kernel adds keeps its place.
 //! * **Limits fold over the ancestors, counters never do.** Arithmetic saturates ([`units`]).
+//! * **What was shown is kept before it is told** ([`history::store`]): no counter goes back over
+//!   a restart.
 //! * **Stateless inode numbers and handles**: a later daemon can go on with the connection of
 //!   an earlier one ([`fuse::session`]).
 //! * **Fixtures are root directories**: every reader starts at a root path, so a captured host

@@ -88,6 +88,7 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
             let mut command = daemon_command(&plan.lxcfs_rs)?;
             // As many as the floor has, whatever either would choose.
             command.args(["serve", "--workers", &plan.workers.to_string()]).arg(&mount_point);
+            command.arg("--runtime-dir").arg(scratch.path.join("run"));
             (first_line(Command::new(&plan.lxcfs_rs).arg("--version"))?, command)
         }
         Kind::Lxcfs => {

@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{self, Error, Result};
 use crate::sys::file;
 
 /// Which cgroup a directory is, for as long as the kernel runs: kernfs numbers its nodes
 /// without reuse (a 64-bit id in `st_ino`), and each hierarchy is a device of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CgroupId {
     device: u64,
     node: u64,

@@ -1,5 +1,7 @@
 //! What a cgroup's files say, in types that know neither version.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cpulist::CpuSet;
 use crate::procfs::diskstats::Device;
 use crate::units::{Bytes, Limit, Nsec};
@@ -132,7 +134,7 @@ pub struct CpuUsage {
 }
 
 /// What a cgroup read from and wrote to one device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are io.stat's own keys")]
 pub struct IoCounts {
     pub rbytes: u64,

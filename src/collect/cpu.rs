@@ -47,11 +47,10 @@ impl Collector {
             return Ok(None);
         }
         let container = scope.container;
-        let records = self.history.of(container.identity(), container.birth);
-        // Held while the counters are read, so that they reach the record in their order.
-        let mut record = records.cpu.lock();
-        let Some(counters) = counters(&self.kernel, container, now)? else { return Ok(None) };
-        Ok(Some(record.update(counters, &cpus.present)))
+        self.history.of(container).update(|record| {
+            let counters = counters(&self.kernel, container, now)?;
+            Ok(counters.map(|counters| record.cpu.update(counters, &cpus.present)))
+        })
     }
 }
 

@@ -14,11 +14,9 @@ impl Collector {
         let container = scope.container;
         let levels = container.levels(&self.kernel, Controller::Blkio);
         let Some(dir) = levels.dirs.first().filter(|_| !scope.is_host) else { return Ok(None) };
-        let records = self.history.of(container.identity(), container.birth);
-        // Held while the counters are read, so that they reach the record in their order.
-        let mut record = records.disk.lock();
-        let counted = record.update(&levels.version.io(dir)?.unwrap_or_default());
-        drop(record);
+        let counted = self.history.of(container).update(|record| {
+            Ok(record.disk.update(&levels.version.io(dir)?.unwrap_or_default()))
+        })?;
         let host = self.kernel.proc.read("diskstats")?;
         let disks = diskstats::parse(&host)
             .into_iter()

@@ -12,6 +12,7 @@ use crate::container::{Container, Identity, Levels};
 use crate::error::{self, Result};
 use crate::facts::Tasks;
 use crate::history::load::{LoadAverage, STEP};
+use crate::history::{History, Remembered};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::process;
 use crate::sys::descriptors;
@@ -43,6 +44,8 @@ pub struct Sample {
 #[derive(Debug)]
 struct Watched {
     container: Arc<Container>,
+    /// Where the averages outlive the daemon.
+    remembered: Arc<Remembered>,
     sample: Sample,
 }
 
@@ -84,18 +87,25 @@ impl Sampler {
     }
 
     /// The container's load as of the last pass; the first time it is counted now, and from
-    /// then on watched.
+    /// then on watched. Averages that `history` knows go on, as if what is counted now had been
+    /// so ever since.
     ///
     /// # Errors
     /// [`crate::error::Error::Gone`] where the cgroup has been removed.
-    pub fn watch(&self, container: &Arc<Container>, now: Nsec) -> Result<Sample> {
+    pub fn watch(
+        &self,
+        history: &History,
+        container: &Arc<Container>,
+        now: Nsec,
+    ) -> Result<Sample> {
         let identity = container.identity();
         if let Some(watched) = self.shared.state.lock().watched.get_mut(&identity) {
             watched.sample.asked = now;
             return Ok(watched.sample);
         }
         let tasks = count(&self.shared.kernel, container)?;
-        let load = LoadAverage::first(tasks.running + tasks.blocked, now);
+        let remembered = history.of(container);
+        let load = remembered.sample_load(tasks.running + tasks.blocked, now);
         let sample = Sample { load, tasks, asked: now };
         let most = (descriptors::limit() / 4).min(MOST_DESCRIPTORS);
         let mut state = self.shared.state.lock();
@@ -103,7 +113,8 @@ impl Sampler {
             state.watched.values().map(|watched| watched.container.descriptors()).sum();
         if held + container.descriptors() <= most {
             let container = Arc::clone(container);
-            state.watched.entry(identity).or_insert(Watched { container, sample });
+            let watched = Watched { container, remembered, sample };
+            state.watched.entry(identity).or_insert(watched);
         }
         if !state.running {
             state.running = true;
@@ -150,25 +161,30 @@ impl Shared {
     /// Counts every watched container at the time `now`, and forgets those that are gone or that
     /// nobody asks about; whether any is left.
     fn pass(&self, now: Nsec) -> bool {
-        let containers: Vec<Arc<Container>> = self
+        let containers: Vec<_> = self
             .state
             .lock()
             .watched
             .values()
-            .map(|watched| Arc::clone(&watched.container))
+            .map(|watched| (Arc::clone(&watched.container), Arc::clone(&watched.remembered)))
             .collect();
         let counted: Vec<_> = containers
             .iter()
-            .map(|container| (container.identity(), count(&self.kernel, container)))
+            .map(|(container, remembered)| {
+                let counted = count(&self.kernel, container).map(|tasks| {
+                    (tasks, remembered.sample_load(tasks.running + tasks.blocked, now))
+                });
+                (container.identity(), counted)
+            })
             .collect();
         let mut state = self.state.lock();
-        for (identity, tasks) in counted {
+        for (identity, counted) in counted {
             let Some(watched) = state.watched.get_mut(&identity) else { continue };
-            match tasks {
-                Ok(tasks) if now - watched.sample.asked < FORGET_AFTER => {
-                    watched.sample.load.advance(tasks.running + tasks.blocked, now);
+            match counted {
+                Ok((tasks, load)) if now - watched.sample.asked < FORGET_AFTER => {
                     let last_pid = tasks.last_pid.max(watched.sample.tasks.last_pid);
                     watched.sample.tasks = Tasks { last_pid, ..tasks };
+                    watched.sample.load = load;
                 }
                 _ => drop(state.watched.remove(&identity)),
             }
@@ -261,6 +277,7 @@ mod tests {
     struct Host {
         directory: tempfile::TempDir,
         sampler: Sampler,
+        history: History,
         container: Arc<Container>,
     }
 
@@ -282,7 +299,8 @@ mod tests {
             let kernel = Arc::new(Kernel::open(directory.path()).unwrap());
             let memberships = parse_memberships(b"0::/c\n", Path::new("cgroup")).unwrap();
             let container = Arc::new(Container::at(&kernel, &memberships, Nsec(0), 1).unwrap());
-            let host = Host { directory, sampler: Sampler::new(kernel), container };
+            let (sampler, history) = (Sampler::new(kernel), History::in_memory());
+            let host = Host { directory, sampler, history, container };
             host.set(states);
             host
         }
@@ -301,7 +319,7 @@ mod tests {
         }
 
         fn watch(&self, asked: Nsec) -> Sample {
-            self.sampler.watch(&self.container, asked).unwrap()
+            self.sampler.watch(&self.history, &self.container, asked).unwrap()
         }
     }
 
@@ -364,7 +382,7 @@ mod tests {
         host.watch(at(0));
         std::fs::remove_file(host.directory.path().join("sys/fs/cgroup/c/cgroup.procs")).unwrap();
         assert!(!host.sampler.shared.pass(at(5)));
-        assert!(host.sampler.watch(&host.container, at(5)).unwrap_err().is_gone());
+        assert!(host.sampler.watch(&host.history, &host.container, at(5)).unwrap_err().is_gone());
     }
 
     #[test]

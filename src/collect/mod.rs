@@ -39,11 +39,11 @@ struct Scope<'a> {
 }
 
 impl Collector {
-    /// A collector with no history.
+    /// A collector that goes on from `history`.
     #[must_use]
-    pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>) -> Collector {
+    pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>, history: History) -> Collector {
         let sampler = load::Sampler::new(Arc::clone(&kernel));
-        Collector { kernel, history: History::default(), sampler, own_time }
+        Collector { kernel, history, sampler, own_time }
     }
 
     /// The facts behind `file` for `who` at CLOCK_BOOTTIME `now`.
@@ -95,7 +95,7 @@ impl Collector {
     fn stat(&self, scope: &Scope<'_>, reader: Option<u32>, now: Nsec) -> Result<Option<Facts>> {
         let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
         let host = self.kernel.proc.read_record("stat")?;
-        let tasks = self.sampler.watch(scope.container, now)?.tasks;
+        let tasks = self.sampler.watch(&self.history, scope.container, now)?.tasks;
         let boot_time = match self.boottime_offset(scope, reader)? {
             Some(offset) => stat::boot_time(&host).map(|host| earlier_by(host, offset)),
             None => None,
@@ -119,7 +119,7 @@ impl Collector {
         if scope.is_host || load::task_levels(&self.kernel, scope.container).is_none() {
             return Ok(None);
         }
-        let sample = self.sampler.watch(scope.container, now)?;
+        let sample = self.sampler.watch(&self.history, scope.container, now)?;
         Ok(Some(Facts::Loadavg { averages: sample.load.hundredths(), tasks: sample.tasks }))
     }
 

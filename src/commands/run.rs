@@ -142,7 +142,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
     let options =
         session::Options { mountpoint: mountpoint.to_owned(), workers: None, pidfile: None };
-    session::serve(&options, Vfs::of_machine, ready)
+    session::serve(&options, |_| Vfs::of_machine(), ready)
 }
 
 /// Log lines stand among the command's own output: only what a person must know.

@@ -1,7 +1,7 @@
 //! `lxcfs-rs serve`: the FUSE daemon, in the foreground.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lxcfs_rs::fuse::session::{Options, serve};
@@ -18,6 +18,10 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
 
+    /// Directory for what is to outlive the daemon: the counters that its files have shown
+    #[arg(long, value_name = "DIR", default_value = "/run/lxcfs-rs")]
+    runtime_dir: PathBuf,
+
     /// Worker threads [default: one per CPU, at least 2, at most 4]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -30,9 +34,12 @@ pub(crate) struct Args {
 /// Serves; every error is one line.
 pub(crate) fn run(args: Args) -> ExitCode {
     start_logging(args.verbose);
-    let Args { mountpoint, pidfile, workers, .. } = args;
+    let Args { mountpoint, pidfile, runtime_dir, workers, .. } = args;
     let options = Options { mountpoint, workers, pidfile };
-    match serve(&options, Vfs::of_machine, || ()) {
+    // By the working directory of now, which the daemon leaves.
+    let runtime_dir = std::path::absolute(&runtime_dir).unwrap_or(runtime_dir);
+    let vfs = |mountpoint: &Path| Vfs::of_machine_kept_in(&runtime_dir, mountpoint);
+    match serve(&options, vfs, || ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lxcfs-rs: {error}");

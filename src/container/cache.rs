@@ -17,7 +17,7 @@ use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
 use super::held::{Held, Holds};
 use super::init::Init;
 use super::thread::{self, Thread, to_pid};
-use super::{Container, Identity, Root, Subject, Who, id_at, identity as identity_of};
+use super::{Container, Identity, Root, Roots, Subject, Who, id_at};
 use crate::cgroup::dir::nothing_if_gone;
 use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
 use crate::error::{self, Error, Result};
@@ -43,10 +43,6 @@ const ATTEMPTS: usize = 10;
 /// controller.
 type Paths = Vec<Option<Vec<u8>>>;
 
-/// By hierarchy: the cgroup that bounds a process; none where the hierarchy serves no controller
-/// or our mount of it does not show the cgroup.
-type Roots = Vec<Option<Root>>;
-
 /// Finds out who is asking.
 #[derive(Debug)]
 pub struct Resolver {
@@ -59,6 +55,8 @@ pub struct Resolver {
     boundaries: Held<NsId, Boundary>,
     containers: Held<Identity, Container>,
     births: Mutex<LruCache<Identity, Nsec>>,
+    /// Containers that were found ended, until [`Resolver::take_ended`].
+    ended: Mutex<Vec<Identity>>,
     /// When what has ended was last looked for.
     swept: Mutex<Instant>,
 }
@@ -126,8 +124,23 @@ impl Resolver {
             boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             containers: Held::at_most((files / 4).min(MOST_FOR_CONTAINERS)),
             births: Mutex::new(LruCache::new(births)),
+            ended: Mutex::new(Vec::new()),
             swept: Mutex::new(Instant::now()),
         })
+    }
+
+    /// Takes over when containers began that an earlier daemon found out: it stands for ever.
+    pub fn remember_births(&self, births: impl IntoIterator<Item = (Identity, Nsec)>) {
+        let mut known = self.births.lock();
+        for (identity, birth) in births {
+            known.put(identity, birth);
+        }
+    }
+
+    /// The containers that were found ended since this was last asked.
+    #[must_use]
+    pub fn take_ended(&self) -> Vec<Identity> {
+        std::mem::take(&mut *self.ended.lock())
     }
 
     /// The daemon's own time namespace; none before Linux 5.6.
@@ -161,7 +174,9 @@ impl Resolver {
     /// Drops what is remembered of a container whose cgroup turned out to be gone, so that the
     /// next [`Resolver::resolve`] looks afresh.
     pub fn forget(&self, container: &Container) {
-        self.containers.forget(&container.identity());
+        let identity = container.identity();
+        self.containers.forget(&identity);
+        self.ended.lock().push(identity);
     }
 
     fn find(&self, tid: u32) -> Result<Who> {
@@ -224,7 +239,7 @@ impl Resolver {
         }
         let roots = self.roots(init)?;
         let paths = self.paths(&self.memberships(reader.tid)?);
-        Ok(paths.iter().zip(&roots).all(|(path, root)| match (path, root) {
+        Ok(paths.iter().zip(&roots.0).all(|(path, root)| match (path, root) {
             (Some(path), Some(root)) => is_at_or_below(path, &root.path),
             (None, Some(_)) => false,
             (_, None) => true,
@@ -289,7 +304,8 @@ impl Resolver {
         self.inits.forget_where(|init| !init.is_alive());
         self.boundaries
             .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));
-        self.containers.forget_where(|known| known.check_exists().is_err());
+        let ended = self.containers.forget_where(|known| known.check_exists().is_err());
+        self.ended.lock().extend(ended);
         *swept = Instant::now();
     }
 
@@ -348,7 +364,8 @@ impl Resolver {
                 Ok(id_at(&self.kernel, hierarchy, path)?
                     .map(|id| Root { path: path.to_owned(), id }))
             })
-            .collect()
+            .collect::<Result<_>>()
+            .map(Roots)
     }
 
     /// The roots of the cgroup namespace of a process whose cgroups are at `paths`.
@@ -445,7 +462,7 @@ impl Resolver {
     /// namespace.
     fn container_of(&self, speaker: Speaker, init: Option<&Init>) -> Result<Arc<Container>> {
         let roots = self.roots(speaker)?;
-        let identity = identity_of(&roots);
+        let identity = roots.identity();
         if let Some(container) = self.containers.get(&identity) {
             return Ok(container);
         }
@@ -468,7 +485,7 @@ impl Resolver {
         let mut outer: Option<Init>;
         let mut current = init;
         while let Some(init) = current {
-            if identity_of(&self.roots(self.speaker(init.pid)?)?) == *identity {
+            if self.roots(self.speaker(init.pid)?)?.identity() == *identity {
                 outermost = Some(init.pid);
             }
             outer = init.parent(&self.kernel.proc, self.own.pid)?;

@@ -61,8 +61,9 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         drop(entries);
     }
 
-    /// Forgets the entries of which `condition`, which may ask the kernel, is true.
-    pub(super) fn forget_where(&self, condition: impl Fn(&V) -> bool) {
+    /// Forgets the entries of which `condition`, which may ask the kernel, is true, and tells
+    /// their keys.
+    pub(super) fn forget_where(&self, condition: impl Fn(&V) -> bool) -> Vec<K> {
         let known: Vec<(K, Arc<V>)> = {
             let entries = self.entries.lock();
             entries.by_key.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
@@ -75,7 +76,7 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
             entries.uncount(forgotten.iter());
         }
         drop(entries);
-        drop(found);
+        found.into_iter().map(|(key, _)| key).collect()
     }
 }
 

@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::dir::{CgroupDir, CgroupId};
 use crate::cgroup::layout::Version;
 use crate::cgroup::path::Membership;
@@ -44,7 +46,7 @@ pub enum Subject {
 }
 
 /// A hierarchy's cgroup that bounds a container: where it is, and which it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Root {
     /// The path as the daemon's /proc/PID/cgroup spells it.
     path: Vec<u8>,
@@ -57,14 +59,37 @@ struct Root {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(Box<[Option<CgroupId>]>);
 
+/// The cgroups that bound a container, by hierarchy: where they were when it was first seen,
+/// and which they are. By this a later daemon knows it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roots(Vec<Option<Root>>);
+
+impl Roots {
+    /// Which container it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity(self.0.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
+    }
+
+    /// Whether the cgroups are still where they were. One that was renamed meanwhile is not.
+    #[must_use]
+    pub fn is_there(&self, kernel: &Kernel) -> bool {
+        self.0.len() == kernel.hierarchies.len()
+            && self.0.iter().enumerate().all(|(hierarchy, root)| {
+                root.as_ref().is_none_or(|root| {
+                    id_at(kernel, hierarchy, &root.path).is_ok_and(|found| found == Some(root.id))
+                })
+            })
+    }
+}
+
 /// A set of cgroups, one in each hierarchy, that bound a container, held open.
 ///
 /// It never comes to mean another container: the directories stay those of the cgroups found
 /// first, whatever becomes of their paths.
 #[derive(Debug)]
 pub struct Container {
-    /// By hierarchy.
-    roots: Vec<Option<Root>>,
+    roots: Roots,
     /// By hierarchy: the cgroup and its ancestors without the hierarchy's root.
     levels: Vec<Vec<CgroupDir>>,
     /// CLOCK_BOOTTIME when the container began.
@@ -94,7 +119,7 @@ impl Container {
                 Ok(id_at(kernel, hierarchy, &path)?.map(|id| Root { path, id }))
             })
             .collect::<Result<_>>()?;
-        Ok(Container { birth, pid_level, ..Container::open(kernel, roots)? })
+        Ok(Container { birth, pid_level, ..Container::open(kernel, Roots(roots))? })
     }
 
     /// Opens the directories of `roots`.
@@ -102,9 +127,9 @@ impl Container {
     /// # Errors
     /// [`Error::Gone`] where another cgroup is at one of the paths by now; [`Error::Io`] with
     /// ENOENT where none is.
-    fn open(kernel: &Kernel, roots: Vec<Option<Root>>) -> Result<Container> {
-        let mut levels = Vec::with_capacity(roots.len());
-        for (hierarchy, root) in roots.iter().enumerate() {
+    fn open(kernel: &Kernel, roots: Roots) -> Result<Container> {
+        let mut levels = Vec::with_capacity(roots.0.len());
+        for (hierarchy, root) in roots.0.iter().enumerate() {
             let mut dirs: Vec<CgroupDir> = Vec::new();
             if let Some(root) = root {
                 let top = &kernel.hierarchies[hierarchy].root;
@@ -161,13 +186,19 @@ impl Container {
     /// Which container it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        identity(&self.roots)
+        self.roots.identity()
+    }
+
+    /// The cgroups that it was opened from.
+    #[must_use]
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// The path of its cgroup in the hierarchy that has `controller`.
     #[must_use]
     pub fn path(&self, kernel: &Kernel, controller: Controller) -> Option<&Path> {
-        let root = self.roots[kernel.hierarchy_of(controller)?].as_ref()?;
+        let root = self.roots.0[kernel.hierarchy_of(controller)?].as_ref()?;
         Some(Path::new(OsStr::from_bytes(&root.path)))
     }
 }
@@ -176,11 +207,6 @@ impl held::Holds for Container {
     fn descriptors(&self) -> usize {
         self.descriptors()
     }
-}
-
-/// The identity of the container that `roots` bound.
-fn identity(roots: &[Option<Root>]) -> Identity {
-    Identity(roots.iter().map(|root| root.as_ref().map(|root| root.id)).collect())
 }
 
 /// By hierarchy: the cgroup that one line of /proc/PID/cgroup names; none where the hierarchy

@@ -67,7 +67,7 @@ pub struct Connection {
 /// Serves until a signal of `END` comes or the filesystem is unmounted by someone else.
 ///
 /// Must be called before the process has a second thread: it blocks those signals, which
-/// threads inherit, so `vfs` makes the filesystem only then. `ready` is called when the mount
+/// threads inherit, so `vfs` makes the filesystem, for the mount point it is given, only then. `ready` is called when the mount
 /// answers. After the return worker threads may still run, for readers that hold files through
 /// other mounts; the process is to end, and they with it.
 ///
@@ -75,7 +75,7 @@ pub struct Connection {
 /// What keeps it from starting, and a connection that broke while still mounted.
 pub fn serve(
     options: &Options,
-    vfs: impl FnOnce() -> Result<Vfs>,
+    vfs: impl FnOnce(&Path) -> Result<Vfs>,
     ready: impl FnOnce(),
 ) -> Result<()> {
     require_root()?;
@@ -89,7 +89,7 @@ pub fn serve(
 
     let claim = Claim::new(&mountpoint)?;
     let mut pidfile = pidfile.as_deref().map(Pidfile::lock).transpose()?;
-    let vfs = Arc::new(vfs()?);
+    let vfs = Arc::new(vfs(claim.path())?);
     let workers = options.workers.map_or_else(default_workers, NonZeroUsize::get);
 
     let connection = connect(claim.path())?;

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cpulist::CpuSet;
 use crate::units::{NSEC_PER_TICK, Nsec};
 
@@ -18,7 +20,7 @@ const STEAL: usize = 3;
 const MEASURED: usize = 4;
 
 /// A container's counters at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// CLOCK_BOOTTIME.
     pub time: Nsec,
@@ -35,7 +37,7 @@ pub struct Counters {
 }
 
 /// What one CPU has shown, in ticks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// In user mode, without nice.
     pub user: u64,
@@ -60,7 +62,7 @@ impl std::ops::AddAssign for Shown {
 }
 
 /// One CPU's part of the record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Cpu {
     /// For how long it has been present.
     wall: Nsec,
@@ -73,7 +75,7 @@ struct Cpu {
 }
 
 /// What is remembered of a container between two readings of `/proc/stat`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     last: Counters,
     /// Time used that the present CPUs had no room for, by column but for steal.

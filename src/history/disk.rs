@@ -3,16 +3,18 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cgroup::stats::{Io, IoCounts};
 use crate::procfs::diskstats::Device;
 
 /// What is remembered of a container's disks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     disks: HashMap<Device, Disk>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Disk {
     /// The last reading.
     raw: IoCounts,

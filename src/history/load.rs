@@ -1,5 +1,7 @@
 //! Load averages as the kernel computes them, `kernel/sched/loadavg.c`. Pure.
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::Nsec;
 
 /// Bits after the binary point of the kernel's fixed-point numbers.
@@ -12,7 +14,7 @@ pub const STEP: Nsec = Nsec(5 * Nsec::PER_SEC);
 const DECAY: [u64; 3] = [1884, 2014, 2037];
 
 /// The 1-, 5- and 15-minute averages in fixed point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadAverage {
     averages: [u64; 3],
     /// When the averages were last stepped, by CLOCK_BOOTTIME.

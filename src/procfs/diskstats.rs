@@ -1,7 +1,9 @@
 //! `/proc/diskstats`: one line per block device, `Documentation/admin-guide/iostats.rst`.
 
+use serde::{Deserialize, Serialize};
+
 /// A block device by its major and minor number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Device {
     /// Major number: the driver.
     pub major: u32,

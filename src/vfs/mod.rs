@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use crate::collect::{Collector, load};
 use crate::container::{Resolver, Subject, Who};
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::files::{DIRECTORIES, Directory, Row, TABLE};
+use crate::history::{History, store::Store};
 use crate::kernel::Kernel;
 use crate::render::render;
 
@@ -149,22 +150,41 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    /// The filesystem that shows readers of `kernel` their containers.
+    /// The filesystem that shows readers of `kernel` their containers, and goes on from
+    /// `history`.
     ///
     /// # Errors
     /// [`Error::Io`] where the daemon cannot read its own namespaces.
-    pub fn new(kernel: Arc<Kernel>) -> Result<Vfs> {
+    pub fn new(kernel: Arc<Kernel>, history: History) -> Result<Vfs> {
         let resolver = Resolver::new(Arc::clone(&kernel))?;
-        let collector = Collector::new(kernel, resolver.own_time_namespace());
+        resolver.remember_births(history.births());
+        let collector = Collector::new(kernel, resolver.own_time_namespace(), history);
         Ok(Vfs { resolver, collector, handles: Handles::new() })
     }
 
-    /// The filesystem that shows readers of the running machine their containers.
+    /// The filesystem that shows readers of the running machine their containers. What it
+    /// remembers of them ends with it.
     ///
     /// # Errors
     /// [`Error::Io`] where /proc, /sys or a cgroup hierarchy cannot be opened.
     pub fn of_machine() -> Result<Vfs> {
-        Vfs::new(Arc::new(Kernel::open(Path::new("/"))?))
+        Vfs::new(Arc::new(Kernel::open(Path::new("/"))?), History::in_memory())
+    }
+
+    /// The same, but what it remembers is kept below the directory `runtime` for the next one
+    /// that serves at `mountpoint`.
+    ///
+    /// # Errors
+    /// As [`Vfs::of_machine`]. Where nothing can be kept, that is reported.
+    pub fn of_machine_kept_in(runtime: &Path, mountpoint: &Path) -> Result<Vfs> {
+        let kernel = Arc::new(Kernel::open(Path::new("/"))?);
+        let kept = Store::open(runtime, mountpoint, &kernel.proc)
+            .and_then(|store| History::open(store, &kernel));
+        let history = kept.unwrap_or_else(|error| {
+            error::report(&error);
+            History::in_memory()
+        });
+        Vfs::new(kernel, history)
     }
 
     /// Finds `name` in the directory `parent`.
@@ -252,6 +272,7 @@ impl Vfs {
         let mut attempts = 1..=ATTEMPTS;
         loop {
             let who = self.resolver.resolve(tid);
+            self.collector.history.forget(&self.resolver.take_ended());
             match self.collector.collect(row.file, &who, load::boottime()) {
                 // Remembered, and removed since: look once more who is asking.
                 Err(error) if error.is_gone() && attempts.next() != Some(ATTEMPTS) => {

@@ -82,6 +82,7 @@ impl Drop for Guarded {
 pub(crate) fn serve(mountpoint: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg("serve").arg(mountpoint).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
+    command.arg("--runtime-dir").arg(mountpoint.with_file_name("run"));
     command.stdin(Stdio::null()).stderr(Stdio::piped());
     command
 }

@@ -12,7 +12,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use lxcfs_rs::fuse::session::{Connection, Session, connect};
-use lxcfs_rs::kernel::Kernel;
 use lxcfs_rs::vfs::Vfs;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -555,7 +554,7 @@ fn a_session_starts_from_a_connection_that_was_answered_before() {
     std::fs::create_dir(place.mountpoint()).unwrap();
     let connection = connect(&place.mountpoint()).unwrap();
     assert!(connection.init_reply.is_none());
-    let vfs = Arc::new(Vfs::new(Arc::new(Kernel::open(Path::new("/")).unwrap())).unwrap());
+    let vfs = Arc::new(Vfs::of_machine().unwrap());
     let first = Session::start(connection, vfs.clone(), 1).unwrap();
     assert!(place.meminfo().exists());
     let left = first.connection();
