@@ -60,6 +60,9 @@ mod tests {
         assert_eq!(namespace_root(b"/other", b"/../other"), Unknown);
         assert_eq!(namespace_root(b"/", b"/.."), Unknown);
         assert_eq!(namespace_root(b"/docker/a", b"/c"), Unknown);
+        // For a daemon that is itself outside of what it sees.
+        assert_eq!(namespace_root(b"/../../other", b"/../other"), Unknown);
+        assert_eq!(namespace_root(b"/../..", b"/.."), Unknown);
     }
 
     #[test]

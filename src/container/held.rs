@@ -123,6 +123,8 @@ mod tests {
         assert_eq!(keys(&held), [1, 4]);
         held.put(5, Arc::new(11));
         assert!(keys(&held).is_empty());
+        held.put(6, Arc::new(10));
+        assert_eq!(keys(&held), [6]);
     }
 
     #[test]
