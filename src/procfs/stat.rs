@@ -53,6 +53,7 @@ mod tests {
         assert_eq!(boot_time(text), Some(1_795_241_653));
         assert_eq!(cpu_columns(b"cpu  1 2 3 4 5 6 7 8\n"), 8);
         assert_eq!(cpu_columns(b"cpu  1 2 3 4\n"), 4);
+        assert_eq!(cpu_columns(b"cpu 1 2 3 4 5\n"), 5);
         assert_eq!(cpu_columns(b"cpu  1 2 3 4 5 6 7 8 9 10 11\n"), 10);
         for odd in [&b""[..], b"cpu  1 2 3\n", b"cpu \n", b"cpu0 1 2 3 4 5\n"] {
             assert_eq!(cpu_columns(odd), 10);

@@ -95,3 +95,41 @@ impl SysRoot {
         .is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sys(files: &[(&str, &str)]) -> (tempfile::TempDir, SysRoot) {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let sys = SysRoot::open(root.path()).unwrap();
+        (root, sys)
+    }
+
+    #[test]
+    fn cpus_that_run() {
+        const ONLINE: &str = "devices/system/cpu/online";
+        let (_root, some) = sys(&[(ONLINE, "0-2,5\n")]);
+        assert_eq!(some.online_cpus().unwrap(), [0, 1, 2, 5].into_iter().collect());
+        for text in ["\n", "", "x\n"] {
+            let (_root, none) = sys(&[(ONLINE, text)]);
+            assert!(none.online_cpus().unwrap_err().to_string().contains("a cpulist"), "{text:?}");
+        }
+        let (_root, absent) = sys(&[]);
+        assert_eq!(absent.online_cpus().unwrap_err().errno(), libc::ENOENT);
+    }
+
+    #[test]
+    fn partitions_and_whole_disks() {
+        let (_root, sys) =
+            sys(&[("dev/block/8:1/partition", "1\n"), ("dev/block/8:0/size", "9\n")]);
+        assert!(sys.is_partition(Device { major: 8, minor: 1 }));
+        assert!(!sys.is_partition(Device { major: 8, minor: 0 }));
+        assert!(!sys.is_partition(Device { major: 8, minor: 2 }));
+    }
+}
