@@ -9,8 +9,9 @@ use super::lines;
 /// One CPU's lines.
 #[derive(Default)]
 struct Block<'a> {
-    processor: Option<u32>,
-    package: Option<&'a [u8]>,
+    cpu: Option<u32>,
+    /// `physical id`, and on s390x where that is counted: `book id`, `drawer id`.
+    package: [Option<&'a [u8]>; 3],
     core: Option<&'a [u8]>,
     lines: Vec<&'a [u8]>,
 }
@@ -18,7 +19,7 @@ struct Block<'a> {
 pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
     let mut blocks = blocks(host);
     // A block without a number is not a CPU's: what other architectures print about the machine.
-    blocks.retain(|block| block.processor.is_none_or(|cpu| present.contains(cpu)));
+    blocks.retain(|block| block.cpu.is_none_or(|cpu| present.contains(cpu)));
     let mut text = Vec::with_capacity(host.len());
     for block in &blocks {
         let in_package = |other: &&Block<'_>| other.package == block.package;
@@ -29,9 +30,14 @@ pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
                     let cores = blocks.iter().filter(in_package).map(|other| other.core);
                     cores.collect::<BTreeSet<_>>().len()
                 }
-                _ => {
-                    text.extend_from_slice(line);
-                    text.push(b'\n');
+                b"# processors" => blocks.iter().filter(|other| other.cpu.is_some()).count(),
+                key => {
+                    // s390x has a line for each CPU above the blocks.
+                    let cpu = key.strip_prefix(b"processor ").and_then(number);
+                    if cpu.is_none_or(|cpu| present.contains(cpu)) {
+                        text.extend_from_slice(line);
+                        text.push(b'\n');
+                    }
                     continue;
                 }
             };
@@ -39,6 +45,10 @@ pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
             text.extend_from_slice(&line[..line.len() - value.len()]);
             text.extend_from_slice(format!("{count}\n").as_bytes());
         }
+    }
+    // On s390x an empty line begins a block instead of ending it.
+    if !host.ends_with(b"\n\n") && text.ends_with(b"\n\n") {
+        text.pop();
     }
     // A machine without any CPU is one that no program expects.
     if text.is_empty() { host.to_vec() } else { text }
@@ -54,11 +64,10 @@ fn blocks(host: &[u8]) -> Vec<Block<'_>> {
         block.lines.push(line);
         match key(line) {
             b"" => blocks.push(std::mem::take(&mut block)),
-            b"processor" => {
-                block.processor =
-                    std::str::from_utf8(value(line)).ok().and_then(|number| number.parse().ok());
-            }
-            b"physical id" => block.package = Some(value(line)),
+            b"processor" | b"cpu number" => block.cpu = number(value(line)),
+            b"physical id" => block.package[0] = Some(value(line)),
+            b"book id" => block.package[1] = Some(value(line)),
+            b"drawer id" => block.package[2] = Some(value(line)),
             b"core id" => block.core = Some(value(line)),
             _ => {}
         }
@@ -67,6 +76,10 @@ fn blocks(host: &[u8]) -> Vec<Block<'_>> {
         blocks.push(block);
     }
     blocks
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// What stands before a line's colon.
