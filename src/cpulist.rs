@@ -38,6 +38,12 @@ impl CpuSet {
         CpuSet(self.0.intersection(&other.0).copied().collect())
     }
 
+    /// The CPUs of this set that are not in `other`.
+    #[must_use]
+    pub fn difference(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(self.0.difference(&other.0).copied().collect())
+    }
+
     /// The `count` CPUs with the lowest numbers.
     #[must_use]
     pub fn first(&self, count: usize) -> CpuSet {
@@ -133,6 +139,7 @@ mod tests {
     #[test]
     fn sets() {
         assert_eq!(set("0-5").intersection(&set("4-9")), set("4-5"));
+        assert_eq!(set("0-5").difference(&set("1,4-9")), set("0,2-3"));
         assert_eq!(set("2-6").first(3), set("2-4"));
         assert_eq!(set("2").first(3), set("2"));
         assert!(set("2-4").contains(3) && !set("2-4").contains(5));

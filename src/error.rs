@@ -57,6 +57,9 @@ pub enum Error {
     /// A read-only file was opened for writing.
     #[error("opened for writing, but the file is read-only")]
     ReadOnly,
+    /// What the kernel answers for a file that is passed on as it is, or would answer.
+    #[error("{}", describe(.0))]
+    Passed(io::Error),
     /// A read that fills the page cache, which all containers share.
     #[error("sendfile and mmap are refused: their page cache is shared by all containers")]
     PageCacheFill,
@@ -145,7 +148,9 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {
-            Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Io { source, .. } | Error::Passed(source) => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
             Error::Malformed { .. }
             | Error::PageCacheFill
             | Error::Panicked { .. }
@@ -175,14 +180,23 @@ impl Error {
             | Error::NotADirectory
             | Error::IsADirectory
             | Error::ReadOnly
+            | Error::Passed(_)
             | Error::PageCacheFill => Level::Debug,
         }
     }
 
-    /// Whether the kernel said that the thing asked about does not exist (any more).
+    /// Whether the kernel said that the thing asked about does not exist (any more). Not what
+    /// is passed on: that is the answer.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        matches!(self.errno(), libc::ENOENT | libc::ESRCH | libc::ENODEV)
+        !matches!(self, Error::Passed(_))
+            && matches!(self.errno(), libc::ENOENT | libc::ESRCH | libc::ENODEV)
+    }
+
+    /// The kernel's answer `errno` for a file that is passed on.
+    #[must_use]
+    pub fn passed(errno: i32) -> Self {
+        Error::Passed(io::Error::from_raw_os_error(errno))
     }
 }
 

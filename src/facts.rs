@@ -68,11 +68,20 @@ pub enum Facts {
         /// The disks that the container used, in the host's order.
         disks: Vec<(DiskLine, IoCounts)>,
     },
-    /// `/sys/devices/system/cpu/online`.
-    CpuOnline {
+    /// A list of CPUs: `/sys/devices/system/cpu/online` and others.
+    CpuList {
+        /// These.
+        cpus: CpuSet,
+    },
+    /// A bit map of CPUs: `/sys/devices/system/cpu/cpu*/topology/core_cpus` and others.
+    CpuMap {
+        /// The host's file: its CPUs, and how wide it is.
+        host: Vec<u8>,
         /// The container's CPUs.
         present: CpuSet,
     },
+    /// `/sys/devices/system/cpu/smt/active`.
+    SmtActive(bool),
 }
 
 /// A container's tasks at the load sampler's last pass.

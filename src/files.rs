@@ -1,6 +1,8 @@
 //! The one table of served files. The filesystem's tree, what is rendered, what the runtime
 //! mounts where, and the container engines' flags all come from it.
 
+use std::path::Path;
+
 /// A served file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the variants are the kernel's file names")]
@@ -68,6 +70,55 @@ pub const DIRECTORIES: &[Directory] = &[
     Directory { ino: 6, path: "sys/devices/system/cpu", mode: 0o755 },
 ];
 
+/// A directory of /sys that is served as a whole: the host's own files, of which a reader is
+/// shown those of its machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree {
+    /// Which one.
+    pub tree: SysTree,
+    /// Its path below the mountpoint, one of [`DIRECTORIES`]; files of [`TABLE`] in it stay
+    /// files of the table.
+    pub path: &'static str,
+    /// What the directories in it are called, before a number, of which a reader is shown
+    /// those that its machine has.
+    pub member: &'static str,
+}
+
+impl Tree {
+    /// The path below /sys of `path` in the tree.
+    #[must_use]
+    pub fn below_sys(&self, path: &str) -> String {
+        let root = self.path.strip_prefix("sys/").unwrap_or(self.path);
+        if path.is_empty() { root.to_owned() } else { format!("{root}/{path}") }
+    }
+
+    /// The number of the member that `name` is: 3 of `cpu3`.
+    #[must_use]
+    pub fn number_of(&self, name: &str) -> Option<u32> {
+        let digits = name.strip_prefix(self.member)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    }
+}
+
+/// A directory of /sys that is served as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SysTree {
+    /// `/sys/devices/system/cpu`.
+    Cpu,
+}
+
+/// All trees.
+pub const TREES: &[Tree] =
+    &[Tree { tree: SysTree::Cpu, path: "sys/devices/system/cpu", member: "cpu" }];
+
+/// What is mounted into a container, at the same path: every tree, and every file outside of
+/// them.
+pub fn mounts() -> impl Iterator<Item = &'static str> {
+    let files = TABLE.iter().map(|row| row.path);
+    let outside = |path: &&str| !TREES.iter().any(|tree| Path::new(path).starts_with(tree.path));
+    files.filter(outside).chain(TREES.iter().map(|tree| tree.path))
+}
+
 /// The row of a file.
 #[must_use]
 pub fn row_of(file: ProcFile) -> &'static Row {
@@ -88,6 +139,23 @@ mod tests {
         for row in TABLE {
             let parent = row.path.rsplit_once('/').unwrap().0;
             assert!(DIRECTORIES.iter().any(|dir| dir.path == parent), "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn trees_are_directories_and_mounted_as_a_whole() {
+        for tree in TREES {
+            assert!(DIRECTORIES.iter().any(|dir| dir.path == tree.path), "{}", tree.path);
+        }
+        let mounts: BTreeSet<&str> = mounts().collect();
+        assert!(mounts.contains("proc/meminfo") && mounts.contains("sys/devices/system/cpu"));
+        assert!(!mounts.contains("sys/devices/system/cpu/online"));
+        let cpu = &TREES[0];
+        assert_eq!(cpu.below_sys(""), "devices/system/cpu");
+        assert_eq!(cpu.below_sys("cpu1/online"), "devices/system/cpu/cpu1/online");
+        assert_eq!(cpu.number_of("cpu12"), Some(12));
+        for other in ["cpufreq", "cpu", "cpu-1", "cpu99999999999", "node1"] {
+            assert_eq!(cpu.number_of(other), None, "{other}");
         }
     }
 

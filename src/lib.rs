@@ -40,6 +40,9 @@
 //! * **Limits fold over the ancestors, counters never do.** Arithmetic saturates ([`units`]).
 //! * **What was shown is kept before it is told** ([`history::store`]): no counter goes back over
 //!   a restart.
+//! * **Directories of /sys as a whole** ([`vfs`], [`collect::tree`]): the host's own, of which a
+//!   reader finds what its machine has; no link is followed, and nothing is opened that not
+//!   everybody may read.
 //! * **Stateless inode numbers and handles**: a later daemon can go on with the connection of
 //!   an earlier one ([`fuse::session`]).
 //! * **Fixtures are root directories**: every reader starts at a root path, so a captured host

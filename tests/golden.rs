@@ -12,8 +12,8 @@ mod fixtures;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use fixtures::{Fixture, NAMES};
-use lxcfs_rs::files::{ProcFile, TABLE};
+use fixtures::{Fixture, NAMES, show_tree};
+use lxcfs_rs::files::{ProcFile, TABLE, TREES};
 use lxcfs_rs::kernel::Controller;
 use lxcfs_rs::render::render;
 use lxcfs_rs::units::Nsec;
@@ -45,6 +45,12 @@ fn every_file_of_every_container_is_as_derived() {
                 let expected = std::fs::read(&path).unwrap();
                 let found = fixture.show(row.file, &who).unwrap();
                 assert_same(&found, &expected, &path.display().to_string());
+            }
+            for tree in TREES {
+                let path = format!("expected/{container}/{}.tree", tree.path);
+                let expected = std::fs::read(fixture.root.join(&path)).unwrap();
+                let found = show_tree(&fixture.collector(), tree, &who).unwrap();
+                assert_same(found.as_bytes(), &expected, &format!("{name}/{path}"));
             }
             seen.insert(container);
         }
@@ -120,6 +126,23 @@ fn the_derived_texts_hold_what_was_worked_out_by_hand() {
                 "btime 1795244154",
             ],
         ),
+        (
+            // CPUs 0 to 3 are in the first package, 4 to 7 in the second; 0 to 7 are possible.
+            "manycpu-6.1/expected/c1/sys/devices/system/cpu.tree",
+            &[
+                "present: 2,4-5",
+                "possible: 0-7",
+                "offline: 0-1,3,6-7",
+                "cpu2/topology/core_siblings_list: 2",
+                "cpu2/topology/core_siblings: 04",
+                "cpu5/topology/package_cpus_list: 4-5",
+                "cpu5/topology/package_cpus: 30",
+                // All of a package share it; cpu6 is offline, which this file does not care about.
+                "cpu4/cache/index3/shared_cpu_map: 30",
+                "cpu5/topology/core_id: 1",
+                "cpu5/node0 -> ../../node/node0",
+            ],
+        ),
         // The clock of the time namespace, not the 16.27 s; idle is that of stat.
         ("manycpu-6.1/expected/c1/proc/uptime", &["16.97 28.68"]),
         (
@@ -144,6 +167,13 @@ fn the_derived_texts_hold_what_was_worked_out_by_hand() {
             assert!(text.lines().any(|found| found == *line), "{path} lacks {line:?}");
         }
     }
+    let tree = fixtures::root_of("manycpu-6.1/expected/c1/sys/devices/system/cpu.tree");
+    let tree = std::fs::read_to_string(tree).unwrap();
+    let members =
+        tree.lines().filter(|line| line.starts_with("cpu") && line.matches('/').count() == 1);
+    let members: Vec<&str> = members.filter(|line| line.ends_with('/')).collect();
+    assert_eq!(members, ["cpu2/", "cpu4/", "cpu5/", "cpuidle/"]);
+
     let cpuinfo =
         std::fs::read_to_string(fixtures::root_of("manycpu-6.1/expected/c1/proc/cpuinfo")).unwrap();
     let shown: Vec<&str> = cpuinfo

@@ -16,7 +16,7 @@ use lxcfs_rs::cgroup::{format, layout, path};
 use lxcfs_rs::container::Who;
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
-use lxcfs_rs::files::{ProcFile, TABLE, row_of};
+use lxcfs_rs::files::{ProcFile, TABLE, TREES, row_of};
 use lxcfs_rs::procfs::{diskstats, meminfo, process, stat};
 use lxcfs_rs::render::render;
 use lxcfs_rs::units::Nsec;
@@ -505,6 +505,42 @@ fn damaged_unified() {
 #[test]
 fn damaged_manycpu() {
     damage_every_input_of(NAMES[3]);
+}
+
+/// Files of the trees: what is damaged stays a text, and never lists a CPU that the host's text
+/// and the container's do not.
+#[test]
+fn damaged_trees() {
+    for (name, cpu) in [("hybrid-6.18", "cpu1"), ("manycpu-6.1", "cpu4")] {
+        let run = Run::of(name);
+        let collector = run.fixture.collector();
+        let tree = &TREES[0];
+        for path in [
+            "offline",
+            "possible",
+            "smt/active",
+            &format!("{cpu}/topology/core_siblings"),
+            &format!("{cpu}/topology/core_siblings_list"),
+            &format!("{cpu}/topology/thread_siblings_list"),
+            &format!("{cpu}/cache/index3/shared_cpu_map"),
+        ] {
+            let place = format!("{}/{path}", tree.path);
+            let captured = fs::read(root_of(name).join(&place)).unwrap();
+            for text in foreign_texts().into_iter().chain(damaged(&captured, 1)) {
+                run.copy.write(&place, &text);
+                for shown in [path, "offline", "smt/active"] {
+                    let facts = collector.tree_file(tree, shown, &run.who).unwrap();
+                    let shown_text = render(facts);
+                    assert!(shown != path || text.is_empty() || !shown_text.is_empty(), "{path}");
+                }
+                if path.ends_with("_siblings") || path.ends_with("_map") {
+                    let map = render(collector.tree_file(tree, path, &run.who).unwrap());
+                    assert_eq!(map.len(), text.len(), "{path}");
+                }
+            }
+            run.copy.write(&place, &captured);
+        }
+    }
 }
 
 /// What a daemon reads once, when it starts: it starts, or it says why it doesn't.

@@ -5,13 +5,15 @@
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use fixtures::{Fixture, NAMES};
 use lxcfs_rs::container::{Subject, Who};
-use lxcfs_rs::files::{ProcFile, Row, TABLE, row_of};
-use lxcfs_rs::vfs::Vfs;
+use lxcfs_rs::files::{ProcFile, Row, TABLE, TREES, row_of};
+use lxcfs_rs::vfs::{Attr, Kind, Vfs};
 
 #[test]
 fn a_reader_of_whom_nothing_is_known_gets_the_hosts_bytes() {
@@ -37,6 +39,50 @@ fn a_process_of_the_host_gets_the_hosts_bytes() {
             assert_eq!(fixture.show(row.file, &who).unwrap(), host, "{name} {}", row.path);
         }
     }
+}
+
+#[test]
+fn they_get_the_hosts_trees() {
+    for name in NAMES {
+        let fixture = Fixture::named(name);
+        let pid = fixture.host_process();
+        let subject = Subject::Host(fixture.container(pid).unwrap());
+        for who in
+            [Who { reader: Some(pid), subject }, Who { reader: None, subject: Subject::Unknown }]
+        {
+            for tree in TREES {
+                let shown = fixtures::show_tree(&fixture.collector(), tree, &who).unwrap();
+                let host = listing(&fixture.root.join(tree.path));
+                assert_eq!(shown.lines().count(), host.len(), "{name}");
+                for (shown, host) in shown.lines().zip(host) {
+                    assert_eq!(shown, host, "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// Everything in a directory in the form of [`fixtures::show_tree`].
+fn listing(top: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut left = vec![top.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(top).unwrap().display().to_string();
+            lines.push(if path.is_symlink() {
+                format!("{name} -> {}", fs::read_link(path).unwrap().display())
+            } else if path.is_dir() {
+                left.push(path);
+                format!("{name}/")
+            } else {
+                let text = fs::read_to_string(path).unwrap();
+                format!("{name}: {}", text.trim_end_matches('\n').replace('\n', "\\n"))
+            });
+        }
+    }
+    lines.sort();
+    lines
 }
 
 /// A process of the host in a cgroup with limits is shown these, and for all else the host.
@@ -185,4 +231,84 @@ fn live_counters_lie_between_two_of_the_kernels() {
         let constant = ["MemTotal", "SwapTotal", "CommitLimit", "VmallocTotal", "Hugepagesize"];
         constant.iter().any(|label| line.starts_with(label))
     });
+}
+
+/// What a path is, as its directory's listing and a lookup of it say.
+fn look_up(vfs: &Vfs, path: &str) -> Attr {
+    let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+    let find = |parent: u64, name: &str| {
+        let attr = vfs.lookup(parent, OsStr::new(name), tid).unwrap();
+        let entries = vfs.readdir(parent, tid).unwrap();
+        let listed = entries.iter().find(|entry| entry.name == name).unwrap();
+        assert_eq!((listed.ino, listed.kind), (attr.ino, attr.kind), "{path}");
+        assert_eq!(vfs.getattr(attr.ino).unwrap(), attr, "{path}");
+        attr
+    };
+    path.split('/').fold(vfs.getattr(1).unwrap(), |attr, name| find(attr.ino, name))
+}
+
+#[test]
+fn live_trees_are_the_kernels() {
+    if is_limited() {
+        return;
+    }
+    let vfs = Vfs::of_machine().unwrap();
+    let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+    for tree in TREES {
+        let mut left = vec![(tree.path.to_owned(), look_up(&vfs, tree.path))];
+        let mut files = 0;
+        while let Some((path, attr)) = left.pop() {
+            let place = Path::new("/").join(&path);
+            let metadata = fs::symlink_metadata(&place).unwrap();
+            assert_eq!(u32::from(attr.perm), metadata.permissions().mode() & 0o7777, "{path}");
+            match attr.kind {
+                Kind::Directory => {
+                    let mut offsets = Vec::new();
+                    let mut names = Vec::new();
+                    for entry in vfs.readdir(attr.ino, tid).unwrap() {
+                        offsets.push(entry.offset);
+                        if entry.name != "." && entry.name != ".." {
+                            let name = OsStr::new(&entry.name);
+                            let child = vfs.lookup(attr.ino, name, tid).unwrap();
+                            assert_eq!((child.ino, child.kind), (entry.ino, entry.kind));
+                            left.push((format!("{path}/{}", entry.name), child));
+                            names.push(entry.name);
+                        }
+                    }
+                    assert!(offsets.is_sorted_by(|a, b| a < b), "{path}: {offsets:?}");
+                    names.sort();
+                    let mut kernels: Vec<String> = fs::read_dir(&place)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                        .collect();
+                    kernels.sort();
+                    assert_eq!(names, kernels, "{path}");
+                }
+                Kind::Symlink => {
+                    let target = fs::read_link(&place).unwrap();
+                    assert_eq!(
+                        vfs.readlink(attr.ino).unwrap(),
+                        target.as_os_str().as_encoded_bytes()
+                    );
+                }
+                Kind::Regular => {
+                    files += 1;
+                    let answer = |result: std::io::Result<Vec<u8>>| {
+                        result.map_err(|error| error.raw_os_error().unwrap())
+                    };
+                    let before = answer(fs::read(&place));
+                    let shown = vfs.read(attr.ino, 0, tid, 0, 1 << 20, true);
+                    let shown = shown.map(|text| text.to_vec()).map_err(|error| error.errno());
+                    let after = answer(fs::read(&place));
+                    let public = attr.perm & 0o444 == 0o444;
+                    if !public {
+                        assert_eq!(shown, Err(libc::EACCES), "{path}");
+                    } else if before == after {
+                        assert_eq!(shown, before, "{path}");
+                    }
+                }
+            }
+        }
+        assert!(files > 50, "{}: {files}", tree.path);
+    }
 }

@@ -3,6 +3,8 @@
 //! What a container may not use is *possible, but not present*: to a program it is a machine
 //! with empty sockets. So the CPUs shown keep their physical numbers.
 
+use std::str::FromStr;
+
 use crate::cgroup::format::Bandwidth;
 use crate::cgroup::stats::tightest;
 use crate::container::Container;
@@ -17,16 +19,57 @@ use crate::units::Nsec;
 use super::{Collector, Scope};
 
 /// A container's CPUs.
-struct Cpus {
+pub(super) struct Cpus {
     /// Those that it is shown.
-    present: CpuSet,
+    pub(super) present: CpuSet,
     /// Whether that is fewer than the host has online.
-    limited: bool,
+    pub(super) limited: bool,
+}
+
+/// How many CPUs a quota is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuCount {
+    /// quota / period, rounded up.
+    #[default]
+    Ceil,
+    /// Rounded down, but at least one.
+    Floor,
+    /// Rounded to the nearest, the half up, but at least one.
+    Round,
+    /// As many as the cpuset has: quotas do not count.
+    Cpuset,
+}
+
+impl FromStr for CpuCount {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<CpuCount, Self::Err> {
+        match text {
+            "ceil" => Ok(CpuCount::Ceil),
+            "floor" => Ok(CpuCount::Floor),
+            "round" => Ok(CpuCount::Round),
+            "cpuset" => Ok(CpuCount::Cpuset),
+            _ => Err("expected ceil, floor, round or cpuset"),
+        }
+    }
+}
+
+impl CpuCount {
+    /// How many CPUs a bandwidth pays for; none where it does not count.
+    fn of(self, Bandwidth { quota, period }: Bandwidth) -> Option<usize> {
+        let count = match self {
+            CpuCount::Ceil => quota.div_ceil(period),
+            CpuCount::Floor => quota / period,
+            CpuCount::Round => quota / period + u64::from(quota % period >= period.div_ceil(2)),
+            CpuCount::Cpuset => return None,
+        };
+        Some(usize::try_from(count.max(1)).unwrap_or(usize::MAX))
+    }
 }
 
 impl Collector {
     pub(super) fn cpuinfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let cpus = cpus(&self.kernel, scope.container)?;
+        let cpus = self.cpus(scope.container)?;
         if !cpus.limited {
             return Ok(None);
         }
@@ -35,14 +78,14 @@ impl Collector {
     }
 
     pub(super) fn cpu_online(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let cpus = cpus(&self.kernel, scope.container)?;
-        Ok(cpus.limited.then_some(Facts::CpuOnline { present: cpus.present }))
+        let cpus = self.cpus(scope.container)?;
+        Ok(cpus.limited.then_some(Facts::CpuList { cpus: cpus.present }))
     }
 
     /// What the container's CPUs did; none where the host's counters are the truth: for a
     /// process of the host whose CPUs are not limited, and where there is no cgroup to count in.
     pub(super) fn cpu_times(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<CpuTimes>> {
-        let cpus = cpus(&self.kernel, scope.container)?;
+        let cpus = self.cpus(scope.container)?;
         if scope.is_host && !cpus.limited {
             return Ok(None);
         }
@@ -51,6 +94,26 @@ impl Collector {
             let counters = counters(&self.kernel, container, now)?;
             Ok(counters.map(|counters| record.cpu.update(counters, &cpus.present)))
         })
+    }
+
+    /// The first n of the CPUs that the container may use.
+    pub(super) fn cpus(&self, container: &Container) -> Result<Cpus> {
+        let online = online(&self.kernel)?;
+        let levels = container.levels(&self.kernel, Controller::Cpuset);
+        let mut usable = None;
+        for dir in levels.dirs {
+            usable = levels.version.cpuset(dir)?;
+            if usable.is_some() {
+                break;
+            }
+        }
+        let levels = container.levels(&self.kernel, Controller::Cpu);
+        let mut bandwidths = Vec::with_capacity(levels.dirs.len());
+        for dir in levels.dirs {
+            bandwidths.push(levels.version.bandwidth(dir)?);
+        }
+        let paid = tightest(bandwidths).and_then(|bandwidth| self.cpu_count.of(bandwidth));
+        Ok(present(&online, usable.as_ref(), paid))
     }
 }
 
@@ -74,25 +137,6 @@ fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<
     }))
 }
 
-/// The first n of the CPUs that the container may use.
-fn cpus(kernel: &Kernel, container: &Container) -> Result<Cpus> {
-    let online = online(kernel)?;
-    let levels = container.levels(kernel, Controller::Cpuset);
-    let mut usable = None;
-    for dir in levels.dirs {
-        usable = levels.version.cpuset(dir)?;
-        if usable.is_some() {
-            break;
-        }
-    }
-    let levels = container.levels(kernel, Controller::Cpu);
-    let mut bandwidths = Vec::with_capacity(levels.dirs.len());
-    for dir in levels.dirs {
-        bandwidths.push(levels.version.bandwidth(dir)?);
-    }
-    Ok(present(&online, usable.as_ref(), tightest(bandwidths)))
-}
-
 /// The CPUs that run, by sysfs; without it, or where it says nothing of use, by `/proc/stat`.
 fn online(kernel: &Kernel) -> Result<CpuSet> {
     let error = match kernel.sys.online_cpus() {
@@ -107,15 +151,12 @@ fn online(kernel: &Kernel) -> Result<CpuSet> {
     Ok(online)
 }
 
-/// Of the `usable` CPUs that are `online`, as many as the bandwidth pays for, at least one.
-fn present(online: &CpuSet, usable: Option<&CpuSet>, bandwidth: Option<Bandwidth>) -> Cpus {
+/// Of the `usable` CPUs that are `online`, the first ones: as many as are paid for.
+fn present(online: &CpuSet, usable: Option<&CpuSet>, paid: Option<usize>) -> Cpus {
     let narrowed = usable.map(|usable| usable.intersection(online));
     // A set whose CPUs are all offline is one that the kernel is about to widen.
     let usable = narrowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone());
-    let paid = bandwidth.map(|bandwidth| bandwidth.quota.div_ceil(bandwidth.period).max(1));
-    let count = paid
-        .map_or(usable.len(), |paid| usize::try_from(paid).unwrap_or(usize::MAX).min(usable.len()));
-    let present = usable.first(count);
+    let present = usable.first(paid.unwrap_or(usize::MAX));
     Cpus { limited: present != *online, present }
 }
 
@@ -128,8 +169,8 @@ mod tests {
     }
 
     fn shown(online: &str, usable: Option<&str>, quota: Option<(u64, u64)>) -> (String, bool) {
-        let bandwidth = quota.map(|(quota, period)| Bandwidth { quota, period });
-        let found = present(&cpus(online), usable.map(cpus).as_ref(), bandwidth);
+        let paid = quota.and_then(|(quota, period)| CpuCount::Ceil.of(Bandwidth { quota, period }));
+        let found = present(&cpus(online), usable.map(cpus).as_ref(), paid);
         (found.present.to_string(), found.limited)
     }
 
@@ -147,6 +188,22 @@ mod tests {
         assert_eq!(shown("0-3", None, Some((0, 100_000))), ("0".into(), true));
         assert_eq!(shown("0-3", None, Some((200_000, 100_000))), ("0-1".into(), true));
         assert_eq!(shown("0-3", None, Some((200_001, 100_000))), ("0-2".into(), true));
+    }
+
+    #[test]
+    fn quotas_are_rounded_as_told() {
+        let counts = |text: &str| {
+            let rule: CpuCount = text.parse().unwrap();
+            [0, 49, 50, 149, 150, 200].map(|quota| rule.of(Bandwidth { quota, period: 100 }))
+        };
+        assert_eq!(counts("ceil"), [1, 1, 1, 2, 2, 2].map(Some));
+        assert_eq!(counts("floor"), [1, 1, 1, 1, 1, 2].map(Some));
+        assert_eq!(counts("round"), [1, 1, 1, 1, 2, 2].map(Some));
+        assert_eq!(counts("cpuset"), [None; 6]);
+        // A period that has no half.
+        let odd = Bandwidth { quota: 4, period: 3 };
+        assert_eq!(CpuCount::Round.of(odd), Some(1));
+        assert_eq!("up".parse::<CpuCount>(), Err("expected ceil, floor, round or cpuset"));
     }
 
     #[test]

@@ -7,6 +7,9 @@ mod cpu;
 mod disk;
 pub mod load;
 mod memory;
+pub mod tree;
+
+pub use cpu::CpuCount;
 
 use std::sync::Arc;
 
@@ -30,6 +33,8 @@ pub struct Collector {
     pub sampler: load::Sampler,
     /// The daemon's own time namespace; none before Linux 5.6.
     pub own_time: Option<NsId>,
+    /// How many CPUs a quota is.
+    pub cpu_count: CpuCount,
 }
 
 /// A reader's container, and whether a resource that it does not limit is the host's.
@@ -43,7 +48,8 @@ impl Collector {
     #[must_use]
     pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>, history: History) -> Collector {
         let sampler = load::Sampler::new(Arc::clone(&kernel));
-        Collector { kernel, history, sampler, own_time }
+        let cpu_count = CpuCount::default();
+        Collector { kernel, history, sampler, own_time, cpu_count }
     }
 
     /// The facts behind `file` for `who` at CLOCK_BOOTTIME `now`.

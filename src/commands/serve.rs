@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use lxcfs_rs::collect::CpuCount;
 use lxcfs_rs::fuse::session::{Options, serve};
 use lxcfs_rs::vfs::Vfs;
 
@@ -26,6 +27,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
 
+    /// How many CPUs a quota of CPU time is shown as: ceil, floor, round, or cpuset to ignore it
+    #[arg(long, value_name = "RULE", default_value = "ceil")]
+    cpu_count: CpuCount,
+
     /// Log more; twice, every request. RUST_LOG overrides it
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -34,11 +39,13 @@ pub(crate) struct Args {
 /// Serves; every error is one line.
 pub(crate) fn run(args: Args) -> ExitCode {
     start_logging(args.verbose);
-    let Args { mountpoint, pidfile, runtime_dir, workers, .. } = args;
+    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, .. } = args;
     let options = Options { mountpoint, workers, pidfile };
     // By the working directory of now, which the daemon leaves.
     let runtime_dir = std::path::absolute(&runtime_dir).unwrap_or(runtime_dir);
-    let vfs = |mountpoint: &Path| Vfs::of_machine_kept_in(&runtime_dir, mountpoint);
+    let vfs = |mountpoint: &Path| {
+        Ok(Vfs::of_machine_kept_in(&runtime_dir, mountpoint)?.with_cpu_count(cpu_count))
+    };
     match serve(&options, vfs, || ()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,9 +7,9 @@
 //!   reads are known by the missing lock owner.
 //! * Nothing but FLUSH is ever answered ENOSYS. For most requests the kernel takes ENOSYS as
 //!   "never ask again" for the whole connection; for FLUSH that saves a round trip per close.
-//! * Names and attributes are the same for every reader and never change, so the kernel may
-//!   keep them. A name that only some readers have would need an entry lifetime of 0, as
-//!   directory entries are shared by all of them.
+//! * Attributes are the same for every reader, so the kernel may keep them, and so are names that
+//!   every reader has at all times. Directory entries are shared by all readers: a name that only
+//!   some have, or that the host may lose, is looked up every time, also one that is not there.
 //! * The kernel checks permissions (`default_permissions`); `Request::uid` is -1 for every
 //!   request once idmapped mounts are allowed, and must not be used.
 //! * Inode numbers are constants, their generation is 0 and lookups are not counted: whoever
@@ -80,11 +80,15 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask(|vfs| vfs.lookup(parent.0, name)) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.ask(|vfs| vfs.lookup(parent.0, name, request.pid())) {
             // An unknown name is a plain error: an entry of inode 0 would be remembered.
             Err(errno) => reply.error(errno),
-            Ok(attr) => reply.entry(&LIFETIME, &file_attr(&attr), Generation(0)),
+            Ok(attr) => {
+                let lifetime = if attr.fixed { LIFETIME } else { Duration::ZERO };
+                let shown = file_attr(&attr);
+                reply.entry_with_ttls(&LIFETIME, &lifetime, &shown, Generation(0));
+            }
         }
     }
 
@@ -94,6 +98,13 @@ impl Filesystem for Adapter {
         match self.ask(|vfs| vfs.getattr(ino.0)) {
             Err(errno) => reply.error(errno),
             Ok(attr) => reply.attr(&LIFETIME, &file_attr(&attr)),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(|vfs| vfs.readlink(ino.0)) {
+            Err(errno) => reply.error(errno),
+            Ok(target) => reply.data(&target),
         }
     }
 
@@ -151,20 +162,19 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.ask(|vfs| vfs.readdir(ino.0)) {
+        let entries = match self.ask(|vfs| vfs.readdir(ino.0, request.pid())) {
             Err(errno) => return reply.error(errno),
             Ok(entries) => entries,
         };
-        // An entry's offset is where the next one is found.
-        for (next, entry) in (1..).zip(&entries) {
-            let seen = next <= offset;
-            if !seen && reply.add(INodeNo(entry.ino), next, file_type(entry.kind), entry.name) {
+        for entry in entries.iter().filter(|entry| entry.offset > offset) {
+            let kind = file_type(entry.kind);
+            if reply.add(INodeNo(entry.ino), entry.offset, kind, &entry.name) {
                 break;
             }
         }
@@ -317,7 +327,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         _: &OsStr,
         new_parent: INodeNo,
@@ -325,7 +335,7 @@ impl Filesystem for Adapter {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let target = self.ask(|vfs| vfs.lookup(new_parent.0, new_name));
+        let target = self.ask(|vfs| vfs.lookup(new_parent.0, new_name, request.pid()));
         reply.error(target.err().unwrap_or(Errno::EPERM));
     }
 
@@ -342,6 +352,7 @@ fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::Directory => FileType::Directory,
         Kind::Regular => FileType::RegularFile,
+        Kind::Symlink => FileType::Symlink,
     }
 }
 
@@ -424,7 +435,8 @@ mod tests {
 
     #[test]
     fn attributes() {
-        let attr = Attr { ino: 9, kind: Kind::Regular, perm: 0o444, size: 4096, nlink: 1 };
+        let attr =
+            Attr { ino: 9, kind: Kind::Regular, perm: 0o444, size: 4096, nlink: 1, fixed: true };
         let shown = file_attr(&attr);
         assert_eq!((shown.ino, shown.size, shown.perm), (INodeNo(9), 4096, 0o444));
         assert_eq!((shown.kind, shown.uid, shown.gid), (FileType::RegularFile, 0, 0));

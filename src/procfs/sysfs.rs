@@ -1,9 +1,10 @@
-//! The few files of `/sys` that tell the machine's size.
+//! `/sys`: the few files that tell the machine's size, and the directories that are passed on.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Dir;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
@@ -18,6 +19,55 @@ pub struct SysRoot {
     path: PathBuf,
     /// Fixed when the kernel boots.
     huge_page_sizes: Vec<Bytes>,
+}
+
+/// What a name in /sys stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    Regular,
+    /// A symbolic link.
+    Symlink,
+}
+
+impl Kind {
+    /// None for what /sys does not have: a FIFO or a device, which may block.
+    fn of(kind: FileType) -> Option<Kind> {
+        match kind {
+            FileType::Directory => Some(Kind::Directory),
+            FileType::RegularFile => Some(Kind::Regular),
+            FileType::Symlink => Some(Kind::Symlink),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => None,
+        }
+    }
+}
+
+/// What is at a path, without following a link that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Inode number. Of sysfs: not used for anything else before 2^31 more have been given out.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u16,
+}
+
+/// One name of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// The name.
+    pub name: String,
+    /// Inode number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
 }
 
 /// Where the kernel tells its huge page sizes.
@@ -58,6 +108,66 @@ impl SysRoot {
             .map_err(|error| Error::io("read", self.path.join(name), error))
     }
 
+    /// What is at `path`, relative to the root. Nothing is opened.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for what is neither file nor directory nor link;
+    /// [`Error::Passed`].
+    pub fn status(&self, path: &str) -> Result<Status> {
+        let found = match rustix::fs::statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Err(Error::NotFound),
+            Err(errno) => return Err(Error::Passed(errno.into())),
+        };
+        let kind = Kind::of(FileType::from_raw_mode(found.st_mode)).ok_or(Error::NotFound)?;
+        let mode = u16::try_from(found.st_mode & 0o777).unwrap_or(0);
+        Ok(Status { ino: found.st_ino, kind, mode })
+    }
+
+    /// What is in the directory `path`, relative to the root, without `.` and `..`.
+    ///
+    /// # Errors
+    /// [`Error::Passed`].
+    pub fn list(&self, path: &str) -> Result<Vec<Name>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let listing = rustix::fs::openat(&self.dir, path, flags, Mode::empty())
+            .and_then(Dir::new)
+            .map_err(|errno| Error::Passed(errno.into()))?;
+        let name = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().to_str().ok()?.to_owned();
+            let kind = Kind::of(entry.file_type())?;
+            (name != "." && name != "..").then_some(Name { name, ino: entry.ino(), kind })
+        };
+        Ok(listing.filter_map(name).collect())
+    }
+
+    /// Where the link `path`, relative to the root, leads: its text.
+    ///
+    /// # Errors
+    /// [`Error::Passed`].
+    pub fn read_link(&self, path: &str) -> Result<Vec<u8>> {
+        let target = rustix::fs::readlinkat(&self.dir, path, Vec::new());
+        Ok(target.map_err(|errno| Error::Passed(errno.into()))?.into_bytes())
+    }
+
+    /// Reads the file `path`, relative to the root, to pass it on: one that everybody may read.
+    /// What only root may is secret, or does something: `crash_notes` is an address,
+    /// `cpuinfo_cur_freq` interrupts the CPU, `probe` and `release` plug one.
+    ///
+    /// # Errors
+    /// [`Error::Passed`]: EACCES for what not everybody may read, and what the kernel answers.
+    pub fn read_public(&self, path: &str) -> Result<Vec<u8>> {
+        let status = self.status(path)?;
+        match status.kind {
+            Kind::Regular if status.mode & 0o444 == 0o444 => {}
+            Kind::Regular => return Err(Error::passed(libc::EACCES)),
+            Kind::Directory => return Err(Error::IsADirectory),
+            Kind::Symlink => return Err(Error::passed(libc::ELOOP)),
+        }
+        file::read_plain_at(&self.dir, path).map_err(Error::Passed)
+    }
+
     /// The CPUs that run: `devices/system/cpu/online`.
     ///
     /// # Errors
@@ -86,13 +196,8 @@ impl SysRoot {
     #[must_use]
     pub fn is_partition(&self, device: Device) -> bool {
         let name = format!("dev/block/{device}/partition");
-        rustix::fs::accessat(
-            &self.dir,
-            name.as_str(),
-            rustix::fs::Access::EXISTS,
-            rustix::fs::AtFlags::empty(),
-        )
-        .is_ok()
+        rustix::fs::accessat(&self.dir, name.as_str(), rustix::fs::Access::EXISTS, AtFlags::empty())
+            .is_ok()
     }
 }
 

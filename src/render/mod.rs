@@ -1,6 +1,7 @@
 //! From facts to the bytes of a file: one module for each. Pure, and it cannot fail.
 
 mod cpuinfo;
+mod cpumap;
 mod diskstats;
 mod loadavg;
 mod meminfo;
@@ -24,7 +25,9 @@ pub fn render(facts: Facts) -> Vec<u8> {
         Facts::Uptime { up, idle } => uptime::render(up, idle),
         Facts::Loadavg { averages, tasks } => loadavg::render(averages, &tasks),
         Facts::Diskstats { disks } => diskstats::render(&disks),
-        Facts::CpuOnline { present } => format!("{present}\n").into_bytes(),
+        Facts::CpuList { cpus } => format!("{cpus}\n").into_bytes(),
+        Facts::CpuMap { host, present } => cpumap::render(&host, &present),
+        Facts::SmtActive(active) => if active { b"1\n" } else { b"0\n" }.to_vec(),
     }
 }
 
@@ -44,9 +47,12 @@ mod tests {
     }
 
     #[test]
-    fn the_online_file_is_a_cpulist() {
-        let present = [2, 3, 4].into_iter().collect();
-        assert_eq!(render(Facts::CpuOnline { present }), b"2-4\n");
+    fn lists_and_flags() {
+        let cpus = [2, 3, 4].into_iter().collect();
+        assert_eq!(render(Facts::CpuList { cpus }), b"2-4\n");
+        assert_eq!(render(Facts::CpuList { cpus: [].into_iter().collect() }), b"\n");
+        assert_eq!(render(Facts::SmtActive(true)), b"1\n");
+        assert_eq!(render(Facts::SmtActive(false)), b"0\n");
         assert_eq!(render(Facts::Verbatim(b"x".to_vec())), b"x");
     }
 }

@@ -19,27 +19,24 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::report::{self, Report};
 use super::{die_with, mountinfo, namespaces, rootfs};
 use crate::error::{Error, Result};
-use crate::files::{self, Row};
+use crate::files;
 use crate::sys::fuse::{Answer, ask_in_child};
 use crate::sys::process::{self, Child};
 
 /// One bind mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
-    /// The file that is shown.
+    /// The file or directory that is shown.
     pub source: PathBuf,
-    /// The file that it covers.
+    /// The one that it covers.
     pub target: PathBuf,
 }
 
 /// The bind mounts that put the files served at `mountpoint` into a container.
 #[must_use]
-pub fn plan(mountpoint: &Path, table: &[Row]) -> Vec<Bind> {
-    let bind = |row: &Row| Bind {
-        source: mountpoint.join(row.path),
-        target: Path::new("/").join(row.path),
-    };
-    table.iter().map(bind).collect()
+pub fn plan(mountpoint: &Path) -> Vec<Bind> {
+    let bind = |path| Bind { source: mountpoint.join(path), target: Path::new("/").join(path) };
+    files::mounts().map(bind).collect()
 }
 
 /// Serves the filesystem at a directory until it is killed, and calls the function it is given
@@ -213,7 +210,7 @@ pub struct Files {
 fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mut mounts = Vec::new();
-    for bind in plan(mountpoint, files::TABLE) {
+    for bind in plan(mountpoint) {
         match open_tree(CWD, &bind.source, flags) {
             Ok(mount) => mounts.push((mount, bind.target)),
             Err(rustix::io::Errno::NOENT) if may_lack => {
@@ -249,8 +246,7 @@ mod tests {
 
     #[test]
     fn every_file_covers_the_kernels_of_its_own_path() {
-        let binds = plan(Path::new("/var/lib/lxcfs"), files::TABLE);
-        assert_eq!(binds.len(), files::TABLE.len());
+        let binds = plan(Path::new("/var/lib/lxcfs"));
         let meminfo =
             Bind { source: "/var/lib/lxcfs/proc/meminfo".into(), target: "/proc/meminfo".into() };
         assert!(binds.contains(&meminfo));

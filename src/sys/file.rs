@@ -94,6 +94,16 @@ pub fn read_record_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     read(open_at(dir, name)?, |length| length < CHUNK)
 }
 
+/// As [`read_record_at`]; but it follows no link in the last component, and does not wait for
+/// a writer where there is a FIFO.
+///
+/// # Errors
+/// What openat(2) or read(2) answers.
+pub fn read_plain_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    read(rustix::fs::openat(dir, name, flags, Mode::empty())?, |length| length < CHUNK)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,24 +1,31 @@
 //! The filesystem in our own types, without FUSE: names, attributes, handles, reads.
 //!
-//! Inode numbers are constants of [`crate::files`], nothing is counted or allocated for a
-//! lookup, and a handle is only a hint: so a later daemon can serve what an earlier one opened.
+//! Inode numbers are constants of [`crate::files`], or in the directories of /sys that are served
+//! as a whole the host's own; no lookups are counted, and a handle is only a hint: so a later
+//! daemon can serve what an earlier one opened.
 
 mod handle;
+mod tree;
 
 use std::ffi::OsStr;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::collect::{Collector, load};
+use crate::collect::tree::{Part, everybody_has};
+use crate::collect::{Collector, CpuCount, load};
 use crate::container::{Resolver, Subject, Who};
 use crate::error::{self, Error, Result};
 use crate::files::{DIRECTORIES, Directory, Row, TABLE};
 use crate::history::{History, store::Store};
 use crate::kernel::Kernel;
+use crate::procfs::sysfs::Status;
 use crate::render::render;
 
 use handle::Handles;
+use tree::{Place, Trees};
+
+pub use crate::procfs::sysfs::Kind;
 
 /// A stable inode number.
 pub type Ino = u64;
@@ -30,21 +37,12 @@ const FILE_SIZE: u64 = 4096;
 /// How often a reader is looked at whose cgroup is removed while it is looked at.
 const ATTEMPTS: u32 = 4;
 
-/// A file or a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory.
-    Directory,
-    /// A regular file.
-    Regular,
-}
-
 /// What stat(2) shows of an inode; owner root, times constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
     /// Inode number.
     pub ino: Ino,
-    /// File or directory.
+    /// What it is.
     pub kind: Kind,
     /// Permission bits.
     pub perm: u16,
@@ -52,6 +50,8 @@ pub struct Attr {
     pub size: u64,
     /// Link count.
     pub nlink: u32,
+    /// Whether every reader has it, under this name, as long as the filesystem lives.
+    pub fixed: bool,
 }
 
 /// One entry of a directory.
@@ -59,10 +59,24 @@ pub struct Attr {
 pub struct Entry {
     /// Inode number.
     pub ino: Ino,
-    /// File or directory.
+    /// What it is.
     pub kind: Kind,
     /// Name; `.` and `..` included.
-    pub name: &'static str,
+    pub name: String,
+    /// Where a listing goes on that ended with this entry: entries are in ascending order of
+    /// it, and each keeps its own whatever comes and goes beside it.
+    pub offset: u64,
+}
+
+impl Entry {
+    fn new(ino: Ino, kind: Kind, name: &str) -> Entry {
+        let offset = match name {
+            "." => 1,
+            ".." => 2,
+            _ => ino + 2,
+        };
+        Entry { ino, kind, name: name.to_owned(), offset }
+    }
 }
 
 /// The bytes that a read returns: a part of a snapshot, without copying it.
@@ -81,32 +95,17 @@ impl Deref for Slice {
     }
 }
 
-/// What an inode number stands for.
+/// What a constant inode number stands for.
 enum Node {
     Directory(&'static Directory),
     File(&'static Row),
 }
 
 impl Node {
-    fn of(ino: Ino) -> Result<Node> {
+    fn of(ino: Ino) -> Option<Node> {
         let directory = DIRECTORIES.iter().find(|directory| directory.ino == ino);
         let file = TABLE.iter().find(|row| row.ino == ino);
-        let node = directory.map(Node::Directory).or(file.map(Node::File));
-        node.ok_or(Error::NotFound)
-    }
-
-    fn directory(ino: Ino) -> Result<&'static Directory> {
-        match Node::of(ino)? {
-            Node::Directory(directory) => Ok(directory),
-            Node::File(_) => Err(Error::NotADirectory),
-        }
-    }
-
-    fn file(ino: Ino) -> Result<&'static Row> {
-        match Node::of(ino)? {
-            Node::Directory(_) => Err(Error::IsADirectory),
-            Node::File(row) => Ok(row),
-        }
+        directory.map(Node::Directory).or(file.map(Node::File))
     }
 
     fn attr(&self) -> Attr {
@@ -117,6 +116,7 @@ impl Node {
                 perm: directory.mode,
                 size: 0,
                 nlink: 2,
+                fixed: true,
             },
             Node::File(row) => Attr {
                 ino: row.ino,
@@ -124,9 +124,20 @@ impl Node {
                 perm: row.mode,
                 size: FILE_SIZE,
                 nlink: 1,
+                fixed: true,
             },
         }
     }
+}
+
+fn attr_of(place: &Place, status: Status) -> Attr {
+    let (size, nlink) = match status.kind {
+        Kind::Directory => (0, 2),
+        Kind::Regular => (FILE_SIZE, 1),
+        Kind::Symlink => (0, 1),
+    };
+    let Status { kind, mode, .. } = status;
+    Attr { ino: place.ino, kind, perm: mode, size, nlink, fixed: false }
 }
 
 /// The nodes directly in a directory, with their names.
@@ -147,6 +158,7 @@ pub struct Vfs {
     resolver: Resolver,
     collector: Collector,
     handles: Handles,
+    trees: Trees,
 }
 
 impl Vfs {
@@ -158,8 +170,9 @@ impl Vfs {
     pub fn new(kernel: Arc<Kernel>, history: History) -> Result<Vfs> {
         let resolver = Resolver::new(Arc::clone(&kernel))?;
         resolver.remember_births(history.births());
+        let trees = Trees::new(Arc::clone(&kernel));
         let collector = Collector::new(kernel, resolver.own_time_namespace(), history);
-        Ok(Vfs { resolver, collector, handles: Handles::new() })
+        Ok(Vfs { resolver, collector, handles: Handles::new(), trees })
     }
 
     /// The filesystem that shows readers of the running machine their containers. What it
@@ -187,43 +200,107 @@ impl Vfs {
         Vfs::new(kernel, history)
     }
 
-    /// Finds `name` in the directory `parent`.
+    /// The same, with another rule for how many CPUs a quota is.
+    #[must_use]
+    pub fn with_cpu_count(mut self, cpu_count: CpuCount) -> Vfs {
+        self.collector.cpu_count = cpu_count;
+        self
+    }
+
+    /// Finds `name` in the directory `parent` for the thread `tid` of the daemon's pid
+    /// namespace; 0 is one not visible there.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotADirectory`].
-    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr> {
-        children(Node::directory(parent)?)
-            .find(|(child, _)| name == *child)
-            .map(|(_, node)| node.attr())
-            .ok_or(Error::NotFound)
+    pub fn lookup(&self, parent: Ino, name: &OsStr, tid: u32) -> Result<Attr> {
+        let directory = match Node::of(parent) {
+            Some(Node::File(_)) => return Err(Error::NotADirectory),
+            Some(Node::Directory(directory)) => {
+                let child = children(directory).find(|(child, _)| name == *child);
+                if let Some((_, node)) = child {
+                    return Ok(node.attr());
+                }
+                Trees::root(parent).ok_or(Error::NotFound)?
+            }
+            None => self.trees.place(parent)?,
+        };
+        let name = name.to_str().ok_or(Error::NotFound)?;
+        let (place, status) = self.trees.lookup(&directory, name)?;
+        // What only some have: whoever has not is not to learn that it is there.
+        if place.member.is_some() || !everybody_has(name) {
+            let part = self.part(&place, tid)?;
+            if !is_in(&part, &place) {
+                return Err(Error::NotFound);
+            }
+        }
+        Ok(attr_of(&place, status))
     }
 
-    /// Attributes of an inode.
+    /// Attributes of an inode, which are the same for every reader that has it.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        Ok(Node::of(ino)?.attr())
+        if let Some(node) = Node::of(ino) {
+            return Ok(node.attr());
+        }
+        let place = self.trees.place(ino)?;
+        Ok(attr_of(&place, self.trees.status(&place)?))
     }
 
-    /// All entries of a directory.
+    /// All entries of a directory for the thread `tid`.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotADirectory`].
-    pub fn readdir(&self, ino: Ino) -> Result<Vec<Entry>> {
-        let directory = Node::directory(ino)?;
-        let parent_path = directory.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let parent = DIRECTORIES.iter().find(|other| other.path == parent_path);
-        let parent = parent.map_or(ino, |parent| parent.ino);
-        let mut entries = vec![
-            Entry { ino, kind: Kind::Directory, name: "." },
-            Entry { ino: parent, kind: Kind::Directory, name: ".." },
-        ];
-        entries.extend(children(directory).map(|(name, node)| {
-            let Attr { ino, kind, .. } = node.attr();
-            Entry { ino, kind, name }
-        }));
+    pub fn readdir(&self, ino: Ino, tid: u32) -> Result<Vec<Entry>> {
+        let mut entries = vec![Entry::new(ino, Kind::Directory, ".")];
+        let tree = match Node::of(ino) {
+            Some(Node::File(_)) => return Err(Error::NotADirectory),
+            Some(Node::Directory(directory)) => {
+                let parent_path = directory.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                let parent = DIRECTORIES.iter().find(|other| other.path == parent_path);
+                let parent = parent.map_or(ino, |parent| parent.ino);
+                entries.push(Entry::new(parent, Kind::Directory, ".."));
+                entries.extend(children(directory).map(|(name, node)| {
+                    let Attr { ino, kind, .. } = node.attr();
+                    Entry::new(ino, kind, name)
+                }));
+                Trees::root(ino)
+            }
+            None => {
+                let place = self.trees.place(ino)?;
+                entries.push(Entry::new(self.trees.parent(&place)?, Kind::Directory, ".."));
+                Some(place)
+            }
+        };
+        if let Some(directory) = tree {
+            let part = self.part(&directory, tid)?;
+            if !is_in(&part, &directory) {
+                return Err(Error::NotFound);
+            }
+            let listed = |name: &str| entries.iter().any(|entry| entry.name == name);
+            let more: Vec<Entry> = self
+                .trees
+                .list(&directory)?
+                .iter()
+                .filter(|(place, _)| is_in(&part, place) && !listed(place.name()))
+                .map(|(place, kind)| Entry::new(place.ino, *kind, place.name()))
+                .collect();
+            entries.extend(more);
+        }
+        entries.sort_unstable_by_key(|entry| entry.offset);
         Ok(entries)
+    }
+
+    /// Where a link leads.
+    ///
+    /// # Errors
+    /// [`Error::Passed`]: EINVAL for what is no link.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        if Node::of(ino).is_some() {
+            return Err(Error::passed(libc::EINVAL));
+        }
+        self.trees.read_link(&self.trees.place(ino)?)
     }
 
     /// Opens a file; `flags` as of open(2). Returns the handle.
@@ -232,7 +309,9 @@ impl Vfs {
     /// [`Error::ReadOnly`] for anything but reading, [`Error::IsADirectory`],
     /// [`Error::NotFound`].
     pub fn open(&self, ino: Ino, flags: i32) -> Result<u64> {
-        Node::file(ino)?;
+        if self.getattr(ino)?.kind == Kind::Directory {
+            return Err(Error::IsADirectory);
+        }
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
         }
@@ -255,11 +334,17 @@ impl Vfs {
         size: u32,
         owned: bool,
     ) -> Result<Slice> {
-        let row = Node::file(ino)?;
+        let node = Node::of(ino);
+        if matches!(node, Some(Node::Directory(_))) {
+            return Err(Error::IsADirectory);
+        }
         if !owned {
             return Err(Error::PageCacheFill);
         }
-        self.handles.read(fh, offset, size, || self.render(row, tid))
+        self.handles.read(fh, offset, size, || match node {
+            Some(Node::File(row)) => self.render(row, tid),
+            Some(Node::Directory(_)) | None => self.render_place(&self.trees.place(ino)?, tid),
+        })
     }
 
     /// Ends a handle.
@@ -269,16 +354,32 @@ impl Vfs {
 
     /// The file's text as the thread `tid` sees it.
     fn render(&self, row: &Row, tid: u32) -> Result<Vec<u8>> {
+        let collect = |who: &Who| self.collector.collect(row.file, who, load::boottime());
+        self.with_reader(tid, collect).map(render)
+    }
+
+    fn render_place(&self, place: &Place, tid: u32) -> Result<Vec<u8>> {
+        let collect = |who: &Who| self.collector.tree_file(place.tree, &place.path, who);
+        self.with_reader(tid, collect).map(render)
+    }
+
+    /// The part of a place's tree that the thread `tid` is shown.
+    fn part(&self, place: &Place, tid: u32) -> Result<Part> {
+        self.with_reader(tid, |who| self.collector.part(place.tree.tree, who))
+    }
+
+    /// Answers a question about what the thread `tid` is shown.
+    fn with_reader<T>(&self, tid: u32, ask: impl Fn(&Who) -> Result<T>) -> Result<T> {
         let mut attempts = 1..=ATTEMPTS;
         loop {
             let who = self.resolver.resolve(tid);
             self.collector.history.forget(&self.resolver.take_ended());
-            match self.collector.collect(row.file, &who, load::boottime()) {
+            match ask(&who) {
                 // Remembered, and removed since: look once more who is asking.
                 Err(error) if error.is_gone() && attempts.next() != Some(ATTEMPTS) => {
                     self.forget(&who);
                 }
-                facts => return Ok(render(facts?)),
+                answer => return answer,
             }
         }
     }
@@ -293,6 +394,11 @@ impl Vfs {
     }
 }
 
+/// Whether a reader who is shown this part of a tree has a place.
+fn is_in(part: &Part, place: &Place) -> bool {
+    place.member.is_none_or(|member| part.has(member)) && part.has_name(place.name())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,9 +407,14 @@ mod tests {
         Vfs::of_machine().unwrap()
     }
 
+    fn tid() -> u32 {
+        rustix::thread::gettid().as_raw_pid().unsigned_abs()
+    }
+
     fn find(vfs: &Vfs, path: &str) -> Result<Attr> {
-        path.split('/')
-            .try_fold(vfs.getattr(1).unwrap(), |attr, name| vfs.lookup(attr.ino, OsStr::new(name)))
+        path.split('/').try_fold(vfs.getattr(1).unwrap(), |attr, name| {
+            vfs.lookup(attr.ino, OsStr::new(name), tid())
+        })
     }
 
     #[test]
@@ -315,13 +426,14 @@ mod tests {
             assert_eq!(vfs.getattr(row.ino).unwrap(), attr);
             assert_eq!(attr.size, 4096);
             let (parent, name) = row.path.rsplit_once('/').unwrap();
-            let entries = vfs.readdir(find(&vfs, parent).unwrap().ino).unwrap();
+            let entries = vfs.readdir(find(&vfs, parent).unwrap().ino, tid()).unwrap();
             assert!(entries.iter().any(|entry| entry.name == name && entry.ino == row.ino));
             let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC).unwrap();
-            let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
-            let text = vfs.read(row.ino, fh, tid, 0, 1 << 20, true).unwrap();
+            let text = vfs.read(row.ino, fh, tid(), 0, 1 << 20, true).unwrap();
             assert_eq!(text.last(), Some(&b'\n'), "{}", row.path);
-            assert!(vfs.read(row.ino, fh, tid, text.len() as u64, 4096, true).unwrap().is_empty());
+            assert!(
+                vfs.read(row.ino, fh, tid(), text.len() as u64, 4096, true).unwrap().is_empty()
+            );
             vfs.release(fh);
         }
     }
@@ -329,14 +441,14 @@ mod tests {
     #[test]
     fn directories() {
         let vfs = vfs();
-        let root = vfs.readdir(1).unwrap();
-        let names: Vec<_> = root.iter().map(|entry| (entry.name, entry.ino)).collect();
+        let root = vfs.readdir(1, 0).unwrap();
+        let names: Vec<_> = root.iter().map(|entry| (&*entry.name, entry.ino)).collect();
         assert_eq!(names, [(".", 1), ("..", 1), ("proc", 2), ("sys", 3)]);
         let cpu = find(&vfs, "sys/devices/system/cpu").unwrap();
         assert_eq!((cpu.kind, cpu.perm, cpu.size, cpu.nlink), (Kind::Directory, 0o755, 0, 2));
-        let parent = vfs.readdir(cpu.ino).unwrap().remove(1);
+        let parent = vfs.readdir(cpu.ino, 0).unwrap().remove(1);
         assert_eq!(
-            (parent.name, parent.ino),
+            (&*parent.name, parent.ino),
             ("..", find(&vfs, "sys/devices/system").unwrap().ino)
         );
     }
@@ -347,14 +459,14 @@ mod tests {
         let errno = |result: Result<Attr>| result.unwrap_err().errno();
         assert_eq!(errno(find(&vfs, "proc/nothing")), libc::ENOENT);
         assert_eq!(errno(find(&vfs, "proc/meminfo/x")), libc::ENOTDIR);
-        assert_eq!(errno(vfs.lookup(1, OsStr::new(""))), libc::ENOENT);
+        assert_eq!(errno(vfs.lookup(1, OsStr::new(""), 0)), libc::ENOENT);
         assert_eq!(errno(vfs.getattr(999)), libc::ENOENT);
         let meminfo = find(&vfs, "proc/meminfo").unwrap().ino;
         for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {
             assert_eq!(vfs.open(meminfo, flags).unwrap_err().errno(), libc::EACCES);
         }
         assert_eq!(vfs.open(2, libc::O_RDONLY).unwrap_err().errno(), libc::EISDIR);
-        assert_eq!(vfs.readdir(meminfo).unwrap_err().errno(), libc::ENOTDIR);
+        assert_eq!(vfs.readdir(meminfo, 0).unwrap_err().errno(), libc::ENOTDIR);
         assert_eq!(vfs.read(meminfo, 0, 0, 0, 10, false).unwrap_err().errno(), libc::EIO);
         assert_eq!(vfs.read(2, 0, 0, 0, 10, true).unwrap_err().errno(), libc::EISDIR);
     }

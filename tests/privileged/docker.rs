@@ -24,7 +24,18 @@ use crate::engine::{self, Engine, IMAGE, hierarchy_of};
 
 const MIB: u64 = 1 << 20;
 
-/// Where a container finds what is mounted from below the daemon's mountpoint.
+/// What is mounted into a container from below the daemon's mountpoint.
+const MOUNTS: [&str; 8] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/sys/devices/system/cpu",
+];
+/// Files that a container finds there.
 const FILES: [&str; 8] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
@@ -135,7 +146,7 @@ impl Stage {
             let source = self.place.file(path.trim_start_matches('/'));
             format!("--volume={}:{path}{mode}", source.display())
         };
-        FILES.iter().map(mount).collect()
+        MOUNTS.iter().map(mount).collect()
     }
 
     /// `docker run OPTIONS … IMAGE COMMAND`, with all files mounted.
@@ -631,6 +642,86 @@ fn the_usual_programs_agree() {
     };
     let diskstats = container.exec(&["cat", "/proc/diskstats"]);
     assert!(names(&diskstats).iter().all(|name| names(&host).contains(name)), "{diskstats}");
+}
+
+#[test]
+fn programs_count_the_cpus_that_the_container_has() {
+    let stage = Stage::new();
+    // The programs of this machine, which runs the same Debian as the image.
+    let container = stage.idle(&["--cpuset-cpus=1", "--volume=/usr:/usr:ro"]);
+    for (program, expected) in [
+        ("getconf _NPROCESSORS_ONLN", "1"),
+        ("python3 -c 'import os; print(os.cpu_count())'", "1"),
+        (
+            "python3 -c 'import psutil; print(psutil.cpu_count(), len(psutil.cpu_times(percpu=True)))'",
+            "1 1",
+        ),
+        ("python3 -c 'import psutil; print(psutil.cpu_count(logical=False))'", "1"),
+        ("node -e 'console.log(os.cpus().length)'", "1"),
+        // Cores and sockets it counts itself.
+        ("lscpu --parse=CPU,CORE,SOCKET | grep -v ^#", "1,0,0"),
+        ("lscpu | grep -c '^On-line CPU(s) list: *1$'", "1"),
+        ("ls -d /sys/devices/system/cpu/cpu[0-9]*", "/sys/devices/system/cpu/cpu1"),
+        ("cat /sys/devices/system/cpu/present", "1"),
+        // The place of the bit, not the count.
+        ("cat /sys/devices/system/cpu/cpu1/topology/package_cpus", "2"),
+        // Those that are possible.
+        (
+            "nproc --all",
+            &fs::read_dir("/sys/devices/system/cpu")
+                .unwrap()
+                .filter(|entry| {
+                    let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
+                    name.strip_prefix("cpu").is_some_and(|number| number.parse::<u32>().is_ok())
+                })
+                .count()
+                .to_string(),
+        ),
+    ] {
+        assert_eq!(container.exec(&["sh", "-c", program]).trim_end(), expected, "{program}");
+    }
+    let rest =
+        container.exec(&["sh", "-c", "cd /sys/devices/system/cpu; cat vulnerabilities/meltdown"]);
+    assert_eq!(
+        rest,
+        fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/meltdown").unwrap()
+    );
+    // Nothing leads out of it but what the container's own /sys has.
+    let links = "readlink /sys/devices/system/cpu/cpu1/subsystem";
+    assert_eq!(container.exec(&["sh", "-c", links]), "../../../../bus/cpu\n");
+    let absent =
+        "stat /sys/devices/system/cpu/cpu0 2>&1; echo x 2>&1 >/sys/devices/system/cpu/smt/control";
+    let said = container.exec(&["sh", "-c", &format!("{absent}; true")]);
+    assert!(said.contains("cpu0': No such file"), "{said}");
+}
+
+#[test]
+fn two_containers_side_by_side_have_their_own_cpus() {
+    let stage = Stage::new();
+    let both: Vec<Container<'_>> =
+        ["--cpuset-cpus=0", "--cpuset-cpus=1"].iter().map(|cpus| stage.idle(&[cpus])).collect();
+    // Names are remembered by the kernel for all of them, so each asks in turn, and again.
+    for _ in 0..5 {
+        for (own, container) in both.iter().enumerate() {
+            for cpu in 0..2 {
+                let found =
+                    format!("cat /sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list 2>&1");
+                let said = container.exec(&["sh", "-c", &format!("{found}; true")]);
+                let expected = if cpu == own {
+                    said == format!("{cpu}\n")
+                } else {
+                    said.contains("No such file or directory")
+                };
+                assert!(expected, "container {own}, CPU {cpu}: {said}");
+            }
+            let listed = container.exec(&["ls", "/sys/devices/system/cpu"]);
+            let members: Vec<&str> = listed
+                .lines()
+                .filter(|name| name.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok()))
+                .collect();
+            assert_eq!(members, [format!("cpu{own}")]);
+        }
+    }
 }
 
 /// Does `work` until the container spent half of the time it took running and about as much held

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from guest.host import CGROUPS, MOUNTPOINT, ONLINE, PATIENCE, PROC_FILES
+from guest.host import CGROUPS, CPU, MOUNTPOINT, PATIENCE, PROC_FILES
 
 CONTROLLERS = "+cpu +cpuset +memory +io +pids +hugetlb"
 
@@ -77,7 +77,7 @@ class Container:
 
     def __enter__(self):
         binds = [f"mount --bind {MOUNTPOINT}/proc/{name} /proc/{name}" for name in PROC_FILES]
-        binds.append(f"mount --bind {MOUNTPOINT}/{ONLINE} /{ONLINE}")
+        binds.append(f"mount --bind {MOUNTPOINT}/{CPU} /{CPU}")
         script = "\n".join(["set -e", *binds, "echo ready", "exec sleep infinity"])
         time = []
         if self.time_namespace:

@@ -10,7 +10,8 @@ CGROUPS = "/sys/fs/cgroup"
 MOUNTPOINT = "/var/lib/lxcfs"
 BINARY = "/payload/lxcfs-rs"
 PROC_FILES = ("meminfo", "cpuinfo", "stat", "uptime", "diskstats", "swaps", "loadavg")
-ONLINE = "sys/devices/system/cpu/online"
+CPU = "sys/devices/system/cpu"
+ONLINE = f"{CPU}/online"
 # Generous, because emulated code is slow; reached only by what hangs.
 PATIENCE = 300
 

@@ -1,7 +1,10 @@
 """Eight CPUs in two sockets: which of them a container sees."""
 
+import json
+import subprocess
+
 from guest.container import Container
-from guest.host import BINARY, ONLINE, Daemon, equal, output
+from guest.host import BINARY, CPU, ONLINE, Daemon, equal, output
 from guest.serve import check_cpus, processors, stat_cpus
 
 
@@ -10,6 +13,92 @@ def test_run_shows_the_first_cpus_of_its_set():
     equal("online", output(*arguments, f"/{ONLINE}"), "2-4\n")
     equal("cpuinfo", processors(output(*arguments, "/proc/cpuinfo")), [2, 3, 4])
     equal("stat", stat_cpus(output(*arguments, "/proc/stat")), [2, 3, 4])
+
+
+# Prints what the tree and those who ask it say.
+READERS = f"""
+import glob, json, os, subprocess
+def read(name):
+    with open('/{CPU}/' + name) as file:
+        return file.read().strip()
+def output(*command):
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+names = ('online', 'offline', 'possible', 'present', 'smt/active') + tuple(
+    f'cpu{{cpu}}/{{name}}' for cpu in (2, 4) for name in (
+        'topology/core_siblings_list', 'topology/core_siblings', 'topology/package_cpus', 'topology/core_id',
+        'topology/thread_siblings_list', 'cache/index3/shared_cpu_list', 'cache/index3/shared_cpu_map'))
+shown = {{name: read(name) for name in names}}
+shown['directories'] = sorted(glob.glob('/{CPU}/cpu[0-9]*'))
+shown['python'] = os.cpu_count()
+shown['getconf'] = output('getconf', '_NPROCESSORS_ONLN')
+shown['nproc'] = output('nproc')
+shown['nproc --all'] = output('nproc', '--all')
+shown['lscpu'] = [word for word in output('lscpu', '--parse=CPU,SOCKET') if word[0].isdigit()]
+print(json.dumps(shown))
+"""
+
+
+def test_the_tree_and_its_readers_show_a_machine_of_three_cpus():
+    arguments = [BINARY, "run", "--cpus", "2.5", "--cpuset-cpus", "2-6", "--"]
+    shown = json.loads(output(*arguments, "python3", "-c", READERS))
+    expected = {
+        # CPUs 0 to 3 are the first socket's, 4 to 7 the second's.
+        "online": "2-4", "present": "2-4", "possible": "0-7", "offline": "0-1,5-7", "smt/active": "0",
+        "cpu2/topology/core_siblings_list": "2-3", "cpu2/topology/core_siblings": "0c",
+        "cpu2/topology/package_cpus": "0c", "cpu2/topology/core_id": "2",
+        "cpu2/topology/thread_siblings_list": "2",
+        "cpu2/cache/index3/shared_cpu_list": "2-3", "cpu2/cache/index3/shared_cpu_map": "0c",
+        "cpu4/topology/core_siblings_list": "4", "cpu4/topology/core_siblings": "10",
+        "cpu4/topology/package_cpus": "10", "cpu4/topology/core_id": "0",
+        "cpu4/topology/thread_siblings_list": "4",
+        "cpu4/cache/index3/shared_cpu_list": "4", "cpu4/cache/index3/shared_cpu_map": "10",
+        "directories": [f"/{CPU}/cpu{cpu}" for cpu in (2, 3, 4)],
+        "python": 3, "getconf": ["3"], "lscpu": ["2,0", "3,0", "4,1"],
+        # These ask the kernel: where it may run, and how many CPUs are possible.
+        "nproc": ["5"], "nproc --all": ["8"],
+    }
+    for name, value in expected.items():
+        equal(name, shown[name], value)
+
+
+def test_a_file_of_a_cpu_that_goes_is_of_no_device_and_a_new_one_is_found():
+    name = f"/{CPU}/cpu3/topology/core_siblings_list"
+    script = f"""
+import os, sys
+kept = os.open('{name}', os.O_RDONLY)
+def read(descriptor):
+    try:
+        return os.pread(descriptor, 100, 0).decode().strip()
+    except OSError as error:
+        return os.strerror(error.errno)
+for line in sys.stdin:
+    try:
+        fresh = read(os.open('{name}', os.O_RDONLY))
+    except OSError as error:
+        fresh = os.strerror(error.errno)
+    print(read(kept), fresh, sep='/', flush=True)
+"""
+    with Daemon(), Container("many/c", {"many/c": {"cpuset.cpus": "2-6"}}) as container:
+        reader = container.start("python3", "-c", script, stdin=subprocess.PIPE)
+
+        def says():
+            reader.stdin.write("read\n")
+            reader.stdin.flush()
+            return reader.stdout.readline().strip()
+
+        equal("at first", says(), "2-3/2-3")
+        try:
+            switch(3, "0")
+            equal("offline", says(), "No such device/No such file or directory")
+        finally:
+            switch(3, "1")
+        equal("back", says().split("/")[1], "2-3")
+        container.write("many/c", "cpuset.cpus", "3")
+        equal("one left", says().split("/")[1], "3")
+        container.write("many/c", "cpuset.cpus", "2")
+        equal("taken away", says(), "No such device/No such file or directory")
+        reader.stdin.close()
+        reader.wait()
 
 
 def test_cpus_that_go_offline_are_passed_over():

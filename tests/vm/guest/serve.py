@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from guest.container import Container
-from guest.host import (CGROUPS, MOUNTPOINT, ONLINE, PATIENCE, PROC_FILES, Daemon, close_to, equal, kib, output,
+from guest.host import (CGROUPS, CPU, MOUNTPOINT, ONLINE, PATIENCE, PROC_FILES, Daemon, close_to, equal, kib, output,
                         pairs, read, uptime)
 
 MIB = 1 << 20
@@ -205,6 +205,9 @@ def check_cpus(container, online, numbers):
     equal("online", container.output("cat", f"/{ONLINE}"), online + "\n")
     equal("cpuinfo", processors(container.output("cat", "/proc/cpuinfo")), numbers)
     equal("stat", stat_cpus(container.output("cat", "/proc/stat")), numbers)
+    equal("present", container.output("cat", f"/{CPU}/present"), online + "\n")
+    names = container.output("ls", f"/{CPU}").split()
+    equal("directories", sorted(int(name[3:]) for name in names if name[3:].isdigit()), numbers)
 
 
 def test_cpus_are_the_first_of_the_cpuset_that_the_quota_allows():

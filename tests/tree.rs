@@ -1,0 +1,104 @@
+//! Directories of /sys that are served as a whole: what a reader finds in them that no captured
+//! host has.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod fixtures;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use fixtures::{Copy, Fixture, show_tree};
+use lxcfs_rs::collect::CpuCount;
+use lxcfs_rs::container::{Subject, Who};
+use lxcfs_rs::files::TREES;
+use lxcfs_rs::render::render;
+
+const CPU: &str = "sys/devices/system/cpu";
+
+/// A file as container c1 sees it, and the errno where it cannot.
+fn show(fixture: &Fixture, path: &str, who: &Who) -> Result<String, i32> {
+    let facts = fixture.collector().tree_file(&TREES[0], path, who);
+    facts.map(|facts| String::from_utf8(render(facts)).unwrap()).map_err(|error| error.errno())
+}
+
+#[test]
+fn files_of_absent_cpus_are_of_no_device() {
+    let fixture = Fixture::named("manycpu-6.1");
+    let who = fixture.reader(fixture.init_of("c1"));
+    assert_eq!(show(&fixture, "cpu2/topology/core_id", &who).unwrap(), "2\n");
+    assert_eq!(show(&fixture, "cpu1/topology/core_id", &who), Err(libc::ENODEV));
+    // One that the host does not have.
+    assert_eq!(show(&fixture, "cpu2/topology/nothing", &who), Err(libc::ENOENT));
+}
+
+#[test]
+fn what_only_root_may_read_and_what_can_only_be_written_is_not_opened() {
+    let copy = Copy::of("manycpu-6.1");
+    for (name, mode) in [("crash_notes", 0o400), ("probe", 0o200), ("isolated2", 0o444)] {
+        let path = format!("{CPU}/{name}");
+        copy.write(&path, b"text\n");
+        fs::set_permissions(copy.root().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let fixture = copy.open().unwrap();
+    let host = fixture.host_process();
+    let host = Who { reader: Some(host), subject: Subject::Host(fixture.container(host).unwrap()) };
+    for who in [fixture.reader(fixture.init_of("c1")), host] {
+        assert_eq!(show(&fixture, "crash_notes", &who), Err(libc::EACCES));
+        assert_eq!(show(&fixture, "probe", &who), Err(libc::EACCES));
+        assert_eq!(show(&fixture, "isolated2", &who).unwrap(), "text\n");
+        assert_eq!(show(&fixture, "cpu2", &who), Err(libc::EISDIR));
+        assert_eq!(show(&fixture, "cpu2/subsystem", &who), Err(libc::ELOOP));
+    }
+}
+
+#[test]
+fn how_hot_the_hosts_cpus_ran_is_for_the_host() {
+    let copy = Copy::of("manycpu-6.1");
+    fs::create_dir(copy.root().join(format!("{CPU}/cpu2/thermal_throttle"))).unwrap();
+    copy.write(&format!("{CPU}/cpu2/thermal_throttle/core_throttle_count"), b"7\n");
+    let fixture = copy.open().unwrap();
+    let path = "cpu2/thermal_throttle/core_throttle_count";
+    let nobody = Who { reader: None, subject: Subject::Unknown };
+    assert_eq!(show(&fixture, path, &nobody).unwrap(), "7\n");
+    for container in ["c1", "c2"] {
+        let who = fixture.reader(fixture.init_of(container));
+        assert_eq!(show(&fixture, path, &who), Err(libc::ENODEV));
+        let part = fixture.collector().part(TREES[0].tree, &who).unwrap();
+        assert!(!part.has_name("thermal_throttle") && part.has_name("topology"));
+    }
+}
+
+#[test]
+fn threads_share_a_core_where_both_are_present() {
+    let copy = Copy::of("manycpu-6.1");
+    copy.edit(&format!("{CPU}/smt/active"), |_| "1\n".to_owned());
+    // c1 has 2, 4 and 5.
+    for (pair, active) in [(["2", "3"], "0\n"), (["4", "5"], "1\n")] {
+        let list = pair.join("-");
+        for cpu in pair.into_iter().filter(|cpu| *cpu != "3") {
+            let path = format!("{CPU}/cpu{cpu}/topology/thread_siblings_list");
+            copy.write(&path, format!("{list}\n").as_bytes());
+        }
+        let fixture = copy.open().unwrap();
+        let who = fixture.reader(fixture.init_of("c1"));
+        assert_eq!(show(&fixture, "smt/active", &who).unwrap(), active, "{list}");
+        let nobody = Who { reader: None, subject: Subject::Unknown };
+        assert_eq!(show(&fixture, "smt/active", &nobody).unwrap(), "1\n");
+    }
+}
+
+#[test]
+fn quotas_are_rounded_as_told_in_every_file() {
+    let fixture = Fixture::named("manycpu-6.1");
+    let who = fixture.reader(fixture.init_of("c1"));
+    // A quota of 2.5, of the CPUs 2, 4 and 5 that run; half is rounded up.
+    for (rule, expected) in [("floor", "2,4"), ("round", "2,4-5"), ("cpuset", "2,4-5")] {
+        let mut collector = fixture.collector();
+        collector.cpu_count = rule.parse::<CpuCount>().unwrap();
+        let tree = show_tree(&collector, &TREES[0], &who).unwrap();
+        for name in ["online", "present"] {
+            assert!(tree.contains(&format!("\n{name}: {expected}\n")), "{rule}: {tree}");
+        }
+    }
+}
