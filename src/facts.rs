@@ -1,7 +1,7 @@
 //! What a file is rendered from: plain data, handed from [`crate::collect`] to
 //! [`crate::render`].
 
-pub use crate::cgroup::stats::{IoCounts, MemoryStat};
+pub use crate::cgroup::stats::{IoCounts, MemoryEvents, MemoryStat};
 pub use crate::cpulist::CpuSet;
 pub use crate::history::cpu::{CpuTimes, Shown};
 pub use crate::procfs::diskstats::Line as DiskLine;
@@ -19,6 +19,24 @@ pub enum Facts {
         host: Vec<u8>,
         /// The container's memory.
         memory: Memory,
+    },
+    /// `/proc/vmstat`.
+    Vmstat {
+        /// The host's file: its lines and their order.
+        host: Vec<u8>,
+        /// The container's memory.
+        memory: Memory,
+        /// What happened in it.
+        events: MemoryEvents,
+        /// What it read from disks and wrote to them; none for a process of the host.
+        io: Option<IoCounts>,
+        /// How large the pages are that are counted.
+        pages: PageSizes,
+    },
+    /// `/proc/slabinfo` of a container for which nobody counts.
+    SlabinfoHeader {
+        /// The host's file: its header.
+        host: Vec<u8>,
     },
     /// `/proc/swaps`.
     Swaps {
@@ -97,6 +115,15 @@ pub struct Tasks {
     pub last_pid: u32,
 }
 
+/// What a page is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageSizes {
+    /// An ordinary one.
+    pub page: Bytes,
+    /// A transparent huge one; 0 where the kernel has none.
+    pub transparent_huge: Bytes,
+}
+
 /// A container's memory: one computation behind `meminfo` and `swaps`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -124,4 +151,6 @@ pub struct Memory {
     pub commit_limit: Bytes,
     /// `Committed_AS`.
     pub committed: Bytes,
+    /// `CmaTotal`, the host's.
+    pub cma_total: Bytes,
 }

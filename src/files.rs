@@ -15,6 +15,8 @@ pub enum ProcFile {
     Swaps,
     Uptime,
     CpuOnline,
+    Slabinfo,
+    Vmstat,
 }
 
 /// One row of the table.
@@ -43,6 +45,8 @@ pub const TABLE: &[Row] = &[
     row(ProcFile::Swaps, 21, "proc/swaps"),
     row(ProcFile::Uptime, 22, "proc/uptime"),
     row(ProcFile::CpuOnline, 23, "sys/devices/system/cpu/online"),
+    Row { mode: 0o400, ..row(ProcFile::Slabinfo, 24, "proc/slabinfo") },
+    Row { docker: false, ..row(ProcFile::Vmstat, 25, "proc/vmstat") },
 ];
 
 const fn row(file: ProcFile, ino: u64, path: &'static str) -> Row {

@@ -127,6 +127,21 @@ fn the_derived_texts_hold_what_was_worked_out_by_hand() {
             ],
         ),
         (
+            "unified-6.1/expected/c1/proc/vmstat",
+            &[
+                // MemFree 289936 kB.
+                "nr_free_pages 72484",
+                // anon_thp 58720256.
+                "nr_anon_transparent_hugepages 28",
+                // file 54718464 and swapcached 32636928.
+                "nr_file_pages 21327",
+                "nr_kernel_stack 80",
+                "pgmajfault 53",
+                // 25170944, 8421376 and 4096 bytes.
+                "pgpgin 32809",
+            ],
+        ),
+        (
             // CPUs 0 to 3 are in the first package, 4 to 7 in the second; 0 to 7 are possible.
             "manycpu-6.1/expected/c1/sys/devices/system/cpu.tree",
             &[

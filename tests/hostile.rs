@@ -239,23 +239,27 @@ fn no_parser_panics() {
 
 /// Which files depend on an input, by how its path begins and what it is called.
 fn reached_from(path: &str) -> Vec<ProcFile> {
-    use ProcFile::{CpuOnline, Cpuinfo, Diskstats, Loadavg, Meminfo, Stat, Swaps, Uptime};
+    use ProcFile::{
+        CpuOnline, Cpuinfo, Diskstats, Loadavg, Meminfo, Slabinfo, Stat, Swaps, Uptime, Vmstat,
+    };
     let name = path.rsplit('/').next().unwrap();
     let all = || TABLE.iter().map(|row| row.file).collect();
     match name {
-        _ if path.starts_with("sys/kernel/mm/") => vec![Meminfo],
-        "meminfo" => vec![Meminfo, Swaps],
+        _ if path.starts_with("sys/kernel/mm/") => vec![Meminfo, Vmstat],
+        "meminfo" => vec![Meminfo, Swaps, Vmstat],
+        "vmstat" => vec![Vmstat],
+        "slabinfo" | "memory.kmem.slabinfo" => vec![Slabinfo],
         "swaps" => vec![Swaps],
         "cpuinfo" => vec![Cpuinfo],
-        "diskstats" => vec![Diskstats],
+        "diskstats" => vec![Diskstats, Vmstat],
         "online" => vec![Cpuinfo, CpuOnline, Stat, Uptime],
         "overcommit_ratio" | "overcommit_kbytes" => vec![Meminfo],
         "timens_offsets" => vec![Stat, Uptime],
         "stat" | "status" => vec![Stat, Loadavg],
         "tasks" | "cgroup.threads" | "cgroup.events" | "freezer.state" => vec![Stat, Loadavg],
-        _ if name.starts_with("memory.") => vec![Meminfo, Swaps],
+        _ if name.starts_with("memory.") => vec![Meminfo, Swaps, Vmstat],
         _ if name.starts_with("hugetlb.") => vec![Meminfo],
-        _ if name.starts_with("blkio.") || name == "io.stat" => vec![Diskstats],
+        _ if name.starts_with("blkio.") || name == "io.stat" => vec![Diskstats, Vmstat],
         _ if name.starts_with("cpuacct.") || name.starts_with("cpu.stat") => vec![Stat, Uptime],
         _ if name.starts_with("cpu") => vec![Cpuinfo, CpuOnline, Stat],
         _ => all(),
@@ -278,6 +282,7 @@ fn inputs(fixture: &Fixture) -> Vec<String> {
         "freezer.state",
         "hugetlb.2MB.limit_in_bytes",
         "hugetlb.2MB.usage_in_bytes",
+        "memory.kmem.slabinfo",
         "memory.kmem.usage_in_bytes",
         "memory.limit_in_bytes",
         "memory.memsw.limit_in_bytes",
@@ -303,13 +308,15 @@ fn inputs(fixture: &Fixture) -> Vec<String> {
         "cpu.stat.local",
         "memory.stat",
     ];
-    let mut found: Vec<String> = ["cpuinfo", "diskstats", "meminfo", "stat", "swaps"]
-        .map(|name| format!("proc/{name}"))
-        .into();
+    let mut found: Vec<String> =
+        ["cpuinfo", "diskstats", "meminfo", "slabinfo", "stat", "swaps", "vmstat"]
+            .map(|name| format!("proc/{name}"))
+            .into();
     found.push("proc/sys/vm/overcommit_ratio".into());
     found.push("proc/sys/vm/overcommit_kbytes".into());
     found.push("sys/devices/system/cpu/online".into());
     found.push("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages".into());
+    found.push("sys/kernel/mm/transparent_hugepage/hpage_pmd_size".into());
     let pid = fixture.init_of("c1");
     for name in ["stat", "status", "timens_offsets"] {
         found.push(format!("proc/{pid}/{name}"));
@@ -417,7 +424,9 @@ impl Run {
             ProcFile::Cpuinfo
             | ProcFile::Diskstats
             | ProcFile::Loadavg
+            | ProcFile::Slabinfo
             | ProcFile::Swaps
+            | ProcFile::Vmstat
             | ProcFile::CpuOnline => {}
         }
     }
@@ -448,13 +457,18 @@ impl Run {
 /// ended left behind, after which it is looked for anew; a cgroup that is gone, of which the
 /// first sign is that it has no cgroup.procs.
 fn may_fail_without(path: &str, own: &str, error: &Error) -> bool {
-    let is_own = path == own || (own == "proc/swaps" && path == "proc/meminfo");
+    let of_meminfo = own == "proc/swaps" || own == "proc/vmstat";
+    let of_diskstats = own == "proc/vmstat";
+    let is_own = path == own
+        || (of_meminfo && path == "proc/meminfo")
+        || (of_diskstats && path == "proc/diskstats");
     let is_readers = path.ends_with("/timens_offsets") && error.is_gone();
     is_own || is_readers || (path.ends_with("cgroup.procs") && matches!(error, Error::Gone { .. }))
 }
 
 fn is_numeric(file: ProcFile) -> bool {
-    matches!(file, ProcFile::Meminfo | ProcFile::Stat | ProcFile::Uptime | ProcFile::Loadavg)
+    use ProcFile::{Loadavg, Meminfo, Stat, Uptime, Vmstat};
+    matches!(file, Meminfo | Stat | Uptime | Loadavg | Vmstat)
 }
 
 /// Whether there is a run of digits that could be 2^53 or more.

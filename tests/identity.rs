@@ -98,12 +98,21 @@ fn a_limit_counts_for_its_own_resource_alone() {
         };
         let host = |file| fs::read_to_string(fixture.root.join(row_of(file).path)).unwrap();
         let show = |file| String::from_utf8(fixture.show(file, &who).unwrap()).unwrap();
-        for file in [ProcFile::Uptime, ProcFile::Loadavg, ProcFile::Diskstats] {
+        use ProcFile::{Diskstats, Loadavg, Slabinfo, Uptime};
+        for file in [Uptime, Loadavg, Diskstats, Slabinfo] {
             assert_eq!(show(file), host(file), "{name} {file:?}");
         }
         for file in [ProcFile::Meminfo, ProcFile::Swaps, ProcFile::Cpuinfo, ProcFile::CpuOnline] {
             assert_eq!(show(file), expected(file), "{name} {file:?}");
         }
+        // Memory by its limit, but disks are the host's.
+        let host_lines = host(ProcFile::Vmstat);
+        let expected_lines = expected(ProcFile::Vmstat);
+        let vmstat = host_lines
+            .lines()
+            .zip(expected_lines.lines())
+            .map(|(host, expected)| if host.starts_with("pgpg") { host } else { expected });
+        assert_eq!(show(ProcFile::Vmstat).lines().collect::<Vec<_>>(), vmstat.collect::<Vec<_>>());
         // Two CPUs of two, and a quota of one and a half: no limit that shows. Else the cgroup's
         // CPUs, but the machine's own boot time.
         let limited = expected(ProcFile::CpuOnline) != host(ProcFile::CpuOnline);
@@ -225,6 +234,7 @@ fn live_counters_lie_between_two_of_the_kernels() {
     }
     assert_between(ProcFile::Stat, |line| !line.starts_with("procs_"));
     assert_between(ProcFile::Swaps, |_| false);
+    assert_between(ProcFile::Vmstat, |_| false);
     assert_between(ProcFile::CpuOnline, |_| true);
     assert_between(ProcFile::Cpuinfo, |line| !line.starts_with("cpu MHz"));
     assert_between(ProcFile::Meminfo, |line| {

@@ -48,6 +48,18 @@ impl Version {
         }
     }
 
+    /// The slab caches of the cgroup in the form of `/proc/slabinfo`: v1's
+    /// `memory.kmem.slabinfo`, which is empty since Linux 5.9.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn slabinfo(self, dir: &CgroupDir) -> Result<Option<Vec<u8>>> {
+        match self {
+            Version::V1 => dir.read("memory.kmem.slabinfo"),
+            Version::V2 => Ok(None),
+        }
+    }
+
     /// The CPU bandwidth limit of one level.
     ///
     /// # Errors

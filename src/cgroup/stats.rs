@@ -6,7 +6,7 @@ use crate::cpulist::CpuSet;
 use crate::procfs::diskstats::Device;
 use crate::units::{Bytes, Limit, Nsec};
 
-use super::format::Bandwidth;
+use super::format::{Bandwidth, flat_keyed};
 
 /// The memory that a cgroup and all below it use, by kind: `memory.stat`. A key that the
 /// kernel does not print is 0.
@@ -99,6 +99,26 @@ pub struct Memory {
     pub rooms: Vec<Room>,
     /// None where the kernel does not account swap per cgroup.
     pub swap: Option<Swap>,
+    /// What happened in it.
+    pub events: MemoryEvents,
+}
+
+/// The counters of events among memory.stat's keys, which have the names of `/proc/vmstat`'s
+/// lines: `pgfault`, `workingset_refault_anon`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryEvents {
+    /// memory.stat.
+    pub text: Vec<u8>,
+    /// What stands before the names: v1's `total_`, which counts all cgroups below too.
+    pub prefix: &'static str,
+}
+
+impl MemoryEvents {
+    /// All of them by name; and other keys, in bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        let named = |(key, value): (_, u64)| Some((str::strip_prefix(key, self.prefix)?, value));
+        flat_keyed(&self.text).filter_map(named)
+    }
 }
 
 impl Memory {
@@ -187,6 +207,7 @@ mod tests {
             stat: MemoryStat::default(),
             rooms: Vec::new(),
             swap,
+            events: MemoryEvents::default(),
         };
         let swap = |limit| Some(Swap { limit, used: Bytes(0), rooms: Vec::new() });
         assert!(!memory(Limit::Max, None).is_limited());

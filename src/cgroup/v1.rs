@@ -7,8 +7,8 @@ use crate::units::{Bytes, Limit, Nsec};
 use super::dir::CgroupDir;
 use super::format::{Bandwidth, device_operations, flat_keyed, parse_number};
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit,
-    tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Room, Swap,
+    SwapLimit, tighten,
 };
 
 const NUMBER: &str = "a number";
@@ -75,7 +75,8 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
         domain.check_exists()?;
         return Ok(None);
     };
-    let mut file = parse_memory_stat(&domain.read("memory.stat")?.unwrap_or_default());
+    let text = domain.read("memory.stat")?.unwrap_or_default();
+    let mut file = parse_memory_stat(&text);
     // All kernel memory of the cgroup; which of it is slab v1 does not tell.
     file.stat.slab_unreclaimable =
         number(domain, "memory.kmem.usage_in_bytes")?.unwrap_or_default();
@@ -115,7 +116,8 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
         used: file.swap,
         rooms: swap_rooms,
     });
-    Ok(Some(Memory { limit: tighten(limits), usage, stat: file.stat, rooms, swap }))
+    let events = MemoryEvents { text, prefix: "total_" };
+    Ok(Some(Memory { limit: tighten(limits), usage, stat: file.stat, rooms, swap, events }))
 }
 
 /// Half of what a v1 counter can hold. "No limit" is i64::MAX rounded down to whole pages,

@@ -9,8 +9,8 @@ use super::format::{
     Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number,
 };
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryStat, Room, Swap, SwapLimit,
-    tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Room, Swap,
+    SwapLimit, tighten,
 };
 
 /// What these files hold, for messages.
@@ -77,7 +77,8 @@ pub(super) fn memory(levels: &[CgroupDir]) -> Result<Option<Memory>> {
 
 fn memory_domain(levels: &[CgroupDir], usage: Bytes) -> Result<Memory> {
     let domain = &levels[0];
-    let stat = parse_memory_stat(&domain.read("memory.stat")?.unwrap_or_default());
+    let text = domain.read("memory.stat")?.unwrap_or_default();
+    let stat = parse_memory_stat(&text);
     let mut limits = Vec::with_capacity(levels.len());
     let mut rooms = Vec::new();
     for (index, dir) in levels.iter().enumerate() {
@@ -92,7 +93,8 @@ fn memory_domain(levels: &[CgroupDir], usage: Bytes) -> Result<Memory> {
         };
         rooms.push(Room { free: limit - usage, reclaimable: stat.reclaimable() });
     }
-    Ok(Memory { limit: tighten(limits), usage, stat, rooms, swap: swap(levels)? })
+    let events = MemoryEvents { text, prefix: "" };
+    Ok(Memory { limit: tighten(limits), usage, stat, rooms, swap: swap(levels)?, events })
 }
 
 /// Swap accounting of the domain `levels[0]`; none where the kernel does not account swap.

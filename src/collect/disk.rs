@@ -1,16 +1,30 @@
 //! The disks that a container used: `diskstats`.
 
 use crate::error::Result;
-use crate::facts::Facts;
+use crate::facts::{DiskLine, Facts, IoCounts};
 use crate::kernel::Controller;
 use crate::procfs::diskstats;
 
 use super::{Collector, Scope};
 
 impl Collector {
+    pub(super) fn diskstats(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        Ok(self.disks(scope)?.map(|disks| Facts::Diskstats { disks }))
+    }
+
+    /// What the container read and wrote, over all of its disks; none for a process of the host.
+    pub(super) fn io(&self, scope: &Scope<'_>) -> Result<Option<IoCounts>> {
+        let Some(disks) = self.disks(scope)? else { return Ok(None) };
+        Ok(Some(disks.iter().fold(IoCounts::default(), |sum, (_, counts)| IoCounts {
+            rbytes: sum.rbytes.saturating_add(counts.rbytes),
+            wbytes: sum.wbytes.saturating_add(counts.wbytes),
+            ..sum
+        })))
+    }
+
     /// A disk limits nothing that its counters would show, so a process of the host always
     /// sees the host's.
-    pub(super) fn diskstats(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+    fn disks(&self, scope: &Scope<'_>) -> Result<Option<Vec<(DiskLine, IoCounts)>>> {
         let container = scope.container;
         let levels = container.levels(&self.kernel, Controller::Blkio);
         let Some(dir) = levels.dirs.first().filter(|_| !scope.is_host) else { return Ok(None) };
@@ -25,6 +39,6 @@ impl Collector {
                 (!self.kernel.sys.is_partition(line.device)).then_some((line, *counts))
             })
             .collect();
-        Ok(Some(Facts::Diskstats { disks }))
+        Ok(Some(disks))
     }
 }

@@ -1,9 +1,9 @@
-//! The memory of a container: `meminfo` and `swaps`.
+//! The memory of a container: `meminfo`, `swaps`, `vmstat` and `slabinfo`.
 
 use crate::cgroup::stats::{self, HugetlbLevel, SwapLimit, tighten};
 use crate::container::Container;
 use crate::error::Result;
-use crate::facts::{Facts, Memory};
+use crate::facts::{Facts, Memory, MemoryEvents, PageSizes};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::meminfo::Meminfo;
 use crate::units::{Bytes, Limit};
@@ -25,8 +25,46 @@ impl Collector {
         Ok(Some(Facts::Swaps { host: self.kernel.proc.read("swaps")?, total, used }))
     }
 
+    pub(super) fn vmstat(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        let host = self.kernel.proc.read_record("meminfo")?;
+        let Some((memory, events)) = self.memory_and_events(scope, &host)? else {
+            return Ok(None);
+        };
+        let transparent_huge = self.kernel.sys.transparent_huge_page_size().unwrap_or_default();
+        Ok(Some(Facts::Vmstat {
+            host: self.kernel.proc.read("vmstat")?,
+            memory,
+            events,
+            io: self.io(scope)?,
+            pages: PageSizes { page: page(), transparent_huge },
+        }))
+    }
+
+    pub(super) fn slabinfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
+        if scope.is_host {
+            return Ok(None);
+        }
+        let levels = scope.container.levels(&self.kernel, Controller::Memory);
+        if let Some(dir) = levels.dirs.first() {
+            let own = levels.version.slabinfo(dir)?.unwrap_or_default();
+            if !own.is_empty() {
+                return Ok(Some(Facts::Verbatim(own)));
+            }
+        }
+        Ok(Some(Facts::SlabinfoHeader { host: self.kernel.proc.read("slabinfo")? }))
+    }
+
     /// The container's memory; none where the host's is the truth.
     fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
+        Ok(self.memory_and_events(scope, host)?.map(|(memory, _)| memory))
+    }
+
+    /// The container's memory, and what happened in it; none where the host's is the truth.
+    fn memory_and_events(
+        &self,
+        scope: &Scope<'_>,
+        host: &[u8],
+    ) -> Result<Option<(Memory, MemoryEvents)>> {
         let host = Meminfo::parse(host);
         let levels = scope.container.levels(&self.kernel, Controller::Memory);
         let Some(domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
@@ -37,7 +75,7 @@ impl Collector {
         }
         let huge_pages = huge_pages(&self.kernel, scope.container, &host)?;
         let overcommit = Overcommit::read(&self.kernel);
-        Ok(Some(model(&host, &domain, &huge_pages, overcommit)))
+        Ok(Some((model(&host, &domain, &huge_pages, overcommit), domain.events)))
     }
 }
 
@@ -75,6 +113,7 @@ fn model(
         hugetlb: huge_pages.all_sizes,
         commit_limit: overcommit.limit(total, huge_pages.all_sizes) + swap_total,
         committed: domain.stat.anon + domain.stat.shmem + swap_used,
+        cma_total: host.cma_total,
     }
 }
 
@@ -190,6 +229,7 @@ mod tests {
             swap_total: Bytes(512 * MIB),
             huge_pages_total: 0,
             huge_page_size: Bytes(2 * MIB),
+            cma_total: Bytes(0),
         }
     }
 
@@ -207,6 +247,7 @@ mod tests {
             },
             rooms: Vec::new(),
             swap: None,
+            events: MemoryEvents::default(),
         }
     }
 

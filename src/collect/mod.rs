@@ -73,6 +73,8 @@ impl Collector {
             ProcFile::Uptime => self.uptime(&scope, who.reader, now)?,
             ProcFile::Loadavg => self.loadavg(&scope, now)?,
             ProcFile::Diskstats => self.diskstats(&scope)?,
+            ProcFile::Slabinfo => self.slabinfo(&scope)?,
+            ProcFile::Vmstat => self.vmstat(&scope)?,
         };
         // Only now: a cgroup that is removed between two of its files would have no limit.
         container.check_exists()?;
@@ -91,8 +93,10 @@ impl Collector {
             ProcFile::Loadavg => proc.read_record("loadavg"),
             ProcFile::Meminfo => proc.read_record("meminfo"),
             ProcFile::Stat => proc.read_record("stat"),
+            ProcFile::Slabinfo => proc.read("slabinfo"),
             ProcFile::Swaps => proc.read("swaps"),
             ProcFile::Uptime => proc.read_record("uptime"),
+            ProcFile::Vmstat => proc.read("vmstat"),
             ProcFile::CpuOnline => self.kernel.sys.read("devices/system/cpu/online"),
         };
         text.map(Facts::Verbatim)

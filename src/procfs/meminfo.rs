@@ -38,6 +38,8 @@ pub struct Meminfo {
     pub huge_pages_total: u64,
     /// `Hugepagesize`: the default huge page size.
     pub huge_page_size: Bytes,
+    /// `CmaTotal`: memory set aside at boot for what must be contiguous.
+    pub cma_total: Bytes,
 }
 
 impl Meminfo {
@@ -52,6 +54,7 @@ impl Meminfo {
                 "SwapTotal" => found.swap_total = Bytes::from_kib(line.value),
                 "HugePages_Total" => found.huge_pages_total = line.value,
                 "Hugepagesize" => found.huge_page_size = Bytes::from_kib(line.value),
+                "CmaTotal" => found.cma_total = Bytes::from_kib(line.value),
                 _ => {}
             }
         }
@@ -77,11 +80,12 @@ mod tests {
 
     #[test]
     fn the_machines_size() {
-        let text = b"MemTotal: 100 kB\njunk\n\xff\nSwapTotal: 7 kB\nHugePages_Total: 16\nHugepagesize: 2048 kB\n";
+        let text = b"MemTotal: 100 kB\njunk\n\xff\nSwapTotal: 7 kB\nHugePages_Total: 16\nHugepagesize: 2048 kB\nCmaTotal: 3 kB\n";
         let found = Meminfo::parse(text);
         assert_eq!(found.mem_total, Bytes(102_400));
         assert_eq!(found.swap_total, Bytes(7168));
         assert_eq!(found.huge_pages_total, 16);
         assert_eq!(found.huge_page_size, Bytes(2 << 20));
+        assert_eq!(found.cma_total, Bytes(3072));
     }
 }

@@ -192,6 +192,14 @@ impl SysRoot {
         self.huge_page_sizes.iter().filter_map(pages).collect()
     }
 
+    /// How large a transparent huge page is: `kernel/mm/transparent_hugepage/hpage_pmd_size`
+    /// (Linux 4.10); none without CONFIG_TRANSPARENT_HUGEPAGE.
+    #[must_use]
+    pub fn transparent_huge_page_size(&self) -> Option<Bytes> {
+        let text = self.read("kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
+        std::str::from_utf8(&text).ok()?.trim().parse().ok().map(Bytes)
+    }
+
     /// Whether a block device is a partition: `dev/block/MAJOR:MINOR/partition` exists.
     #[must_use]
     pub fn is_partition(&self, device: Device) -> bool {

@@ -8,6 +8,7 @@ mod meminfo;
 mod stat;
 mod swaps;
 mod uptime;
+mod vmstat;
 
 use crate::facts::Facts;
 
@@ -17,6 +18,10 @@ pub fn render(facts: Facts) -> Vec<u8> {
     match facts {
         Facts::Verbatim(text) => text,
         Facts::Meminfo { host, memory } => meminfo::render(&host, &memory),
+        Facts::Vmstat { host, memory, events, io, pages } => {
+            vmstat::render(&host, &memory, &events, io.as_ref(), pages)
+        }
+        Facts::SlabinfoHeader { host } => slabinfo_header(&host),
         Facts::Swaps { host, total, used } => swaps::render(&host, total, used),
         Facts::Cpuinfo { host, present } => cpuinfo::render(&host, &present),
         Facts::Stat { host, columns, times, boot_time, tasks } => {
@@ -29,6 +34,15 @@ pub fn render(facts: Facts) -> Vec<u8> {
         Facts::CpuMap { host, present } => cpumap::render(&host, &present),
         Facts::SmtActive(active) => if active { b"1\n" } else { b"0\n" }.to_vec(),
     }
+}
+
+/// `/proc/slabinfo` without a cache: its version and its columns.
+fn slabinfo_header(host: &[u8]) -> Vec<u8> {
+    let is_header = |line: &&[u8]| line.starts_with(b"slabinfo") || line.starts_with(b"#");
+    let header: Vec<&[u8]> = lines(host).take_while(is_header).collect();
+    // Not one line of the form that /proc/slabinfo has: better the first than an empty file.
+    let header = if header.is_empty() { lines(host).take(1).collect() } else { header };
+    [header.join(&b'\n'), b"\n".to_vec()].concat()
 }
 
 /// The lines of a kernel file, without their newlines.
@@ -44,6 +58,13 @@ mod tests {
     fn a_last_line_without_a_newline_counts() {
         assert_eq!(lines(b"a\nb\n").collect::<Vec<_>>(), [b"a", b"b"]);
         assert_eq!(lines(b"a\n\nb").collect::<Vec<_>>(), [&b"a"[..], b"", b"b"]);
+    }
+
+    #[test]
+    fn slabinfo_without_caches() {
+        let text = b"slabinfo - version: 2.1\n# name  <active_objs>\ndentry 1 2\n";
+        assert_eq!(slabinfo_header(text), b"slabinfo - version: 2.1\n# name  <active_objs>\n");
+        assert_eq!(slabinfo_header(b"dentry 1 2\nx"), b"dentry 1 2\n");
     }
 
     #[test]

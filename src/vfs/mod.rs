@@ -429,7 +429,11 @@ mod tests {
             let entries = vfs.readdir(find(&vfs, parent).unwrap().ino, tid()).unwrap();
             assert!(entries.iter().any(|entry| entry.name == name && entry.ino == row.ino));
             let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC).unwrap();
-            let text = vfs.read(row.ino, fh, tid(), 0, 1 << 20, true).unwrap();
+            let text = match vfs.read(row.ino, fh, tid(), 0, 1 << 20, true) {
+                // A daemon is root, which a test need not be.
+                Err(error) if row.mode & 0o004 == 0 && error.errno() == libc::EACCES => continue,
+                text => text.unwrap(),
+            };
             assert_eq!(text.last(), Some(&b'\n'), "{}", row.path);
             assert!(
                 vfs.read(row.ino, fh, tid(), text.len() as u64, 4096, true).unwrap().is_empty()

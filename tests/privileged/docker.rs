@@ -25,11 +25,12 @@ use crate::engine::{self, Engine, IMAGE, hierarchy_of};
 const MIB: u64 = 1 << 20;
 
 /// What is mounted into a container from below the daemon's mountpoint.
-const MOUNTS: [&str; 8] = [
+const MOUNTS: [&str; 9] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/loadavg",
     "/proc/meminfo",
+    "/proc/slabinfo",
     "/proc/stat",
     "/proc/swaps",
     "/proc/uptime",
@@ -627,6 +628,8 @@ fn the_usual_programs_agree() {
     assert!(up.starts_with("up ") && !up.contains("day"), "{up}");
     let vmstat = container.exec(&["vmstat"]);
     assert_eq!(vmstat.lines().count(), 3, "{vmstat}");
+    let slabinfo = container.exec(&["cat", "/proc/slabinfo"]);
+    assert!(slabinfo.starts_with("slabinfo - version: ") && slabinfo.lines().count() == 2);
 
     let ps = container.exec(&["ps", "-e", "-o", "pid,pcpu,pmem,etimes,comm"]);
     let init = ps.lines().find(|line| line.ends_with("sleep")).unwrap_or_else(|| panic!("{ps}"));

@@ -320,6 +320,38 @@ print(int(stat[stat.rindex(')'):].split()[20]) / 100)";
 }
 
 #[test]
+fn vmstat_is_of_its_memory_and_slabinfo_has_no_caches() {
+    let script = "
+import mmap
+def numbers(path):
+    return {name.rstrip(':'): int(value) for name, value, *unit in map(str.split, open(path))}
+before = numbers('/proc/vmstat')
+held = mmap.mmap(-1, 20 << 20)
+held.madvise(15)  # MADV_NOHUGEPAGE: a fault for each page
+for offset in range(0, len(held), 4096):
+    held[offset] = 1
+after, meminfo = numbers('/proc/vmstat'), numbers('/proc/meminfo')
+# Counts lag behind by a batch for each CPU.
+print(after['pgfault'] - before['pgfault'] >= 4500)
+print(abs(after['nr_free_pages'] * 4 - meminfo['MemFree']) < 4096, after['nr_free_pages'] * 4 < 102400)
+print(after['numa_hit'], after['pgfree'])
+print(list(before) == [line.split()[0] for line in open('/proc/vmstat')])
+print(len(open('/proc/slabinfo').readlines()))";
+    let printed = output_of(run(&["-m", "100m", "--", "python3", "-c", script]));
+    assert_eq!(printed, "True\nTrue True\n0 0\nTrue\n2\n");
+    let host = fs::read_to_string("/proc/vmstat").unwrap();
+    let names = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    };
+    let shown = output_of(run(&["--", "cat", "/proc/vmstat"]));
+    assert_eq!(names(&shown), names(&host));
+    // As the kernel's, it is for root.
+    let mut as_nobody = run(&["--", "setpriv", "--reuid=65534", "cat", "/proc/slabinfo"]);
+    let Output { status, stderr, .. } = as_nobody.output().unwrap();
+    assert!(!status.success() && text(&stderr).contains("Permission denied"), "{}", text(&stderr));
+}
+
+#[test]
 fn its_namespaces_are_its_own() {
     for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
         let link = format!("/proc/self/ns/{kind}");

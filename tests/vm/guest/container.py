@@ -76,7 +76,7 @@ class Container:
             return file.read()
 
     def __enter__(self):
-        binds = [f"mount --bind {MOUNTPOINT}/proc/{name} /proc/{name}" for name in PROC_FILES]
+        binds = [f"mount --bind {MOUNTPOINT}/proc/{name} /proc/{name}" for name in (*PROC_FILES, "slabinfo", "vmstat")]
         binds.append(f"mount --bind {MOUNTPOINT}/{CPU} /{CPU}")
         script = "\n".join(["set -e", *binds, "echo ready", "exec sleep infinity"])
         time = []

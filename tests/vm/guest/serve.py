@@ -170,6 +170,33 @@ def test_swap_in_use():
         process.kill()
 
 
+def test_vmstat_and_slabinfo_are_of_the_containers_memory():
+    with Daemon(), Container("vmstat/c", {"vmstat/c": {"memory.max": 200 * MIB}}) as container:
+        process = using_memory(container, anonymous=30, cached=5)
+        directory = f"{CGROUPS}/vmstat/c"
+        text, files = container.steady("/proc/vmstat", f"{directory}/memory.current", f"{directory}/memory.stat")
+        host = read("/proc/vmstat")
+        shown = pairs(text)
+        assert list(shown) == list(pairs(host)), "the lines or their order are not the host's"
+        stat = pairs(files[f"{directory}/memory.stat"])
+        equal("free", shown["nr_free_pages"], (200 * MIB - int(files[f"{directory}/memory.current"])) // 4096)
+        for name, key in (("nr_anon_pages", "anon"), ("nr_mapped", "file_mapped"), ("nr_shmem", "shmem"),
+                          ("nr_slab_reclaimable", "slab_reclaimable"), ("nr_active_file", "active_file")):
+            equal(name, shown[name], stat[key] // 4096)
+        assert shown["pgfault"] > 0, shown
+        equal("what is counted for the machine alone", shown["pgfree"] + shown["numa_hit"], 0)
+        before = pairs(container.output("cat", "/proc/vmstat"))
+        # The neighbours' faults are none of its own; each reading is some.
+        subprocess.run(["python3", "-c", "bytearray(200 << 20)"], check=True)
+        after = pairs(container.output("cat", "/proc/vmstat"))
+        grown = {name: after[name] - before[name] for name in after if after[name] < before[name] and not name.startswith("nr_")}
+        equal("counters that went back", grown, {})
+        assert after["pgfault"] - before["pgfault"] < 5000, (before["pgfault"], after["pgfault"])
+        header = "".join(read("/proc/slabinfo").splitlines(True)[:2])
+        equal("slabinfo", container.output("cat", "/proc/slabinfo"), header)
+        process.kill()
+
+
 def test_swaps_without_swap_is_the_header():
     with Daemon(), Container("noswap/c", {"noswap/c": {"memory.swap.max": 0}}) as container:
         equal("swaps", container.output("cat", "/proc/swaps"), read("/proc/swaps").splitlines(True)[0])
