@@ -98,6 +98,20 @@ pub enum Facts {
         /// The container's CPUs.
         present: CpuSet,
     },
+    /// `/sys/devices/system/node/node*/meminfo`.
+    NodeMeminfo {
+        /// The host's file: its lines and their order.
+        host: Vec<u8>,
+        /// The container's memory on this node.
+        memory: Memory,
+    },
+    /// `/sys/devices/system/node/node*/distance`.
+    Distances {
+        /// The host's file: one line, a number for each of its nodes.
+        host: Vec<u8>,
+        /// Which of them are of nodes that the container has, counted from 0.
+        kept: Vec<usize>,
+    },
     /// `/sys/devices/system/cpu/smt/active`.
     SmtActive(bool),
 }

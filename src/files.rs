@@ -72,6 +72,7 @@ pub const DIRECTORIES: &[Directory] = &[
     Directory { ino: 4, path: "sys/devices", mode: 0o755 },
     Directory { ino: 5, path: "sys/devices/system", mode: 0o755 },
     Directory { ino: 6, path: "sys/devices/system/cpu", mode: 0o755 },
+    Directory { ino: 7, path: "sys/devices/system/node", mode: 0o755 },
 ];
 
 /// A directory of /sys that is served as a whole: the host's own files, of which a reader is
@@ -99,9 +100,15 @@ impl Tree {
     /// The number of the member that `name` is: 3 of `cpu3`.
     #[must_use]
     pub fn number_of(&self, name: &str) -> Option<u32> {
-        let digits = name.strip_prefix(self.member)?;
-        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+        number_after(self.member, name)
     }
+}
+
+/// The number that follows `prefix` in a name and is all of the rest: 3 of `cpu3`.
+#[must_use]
+pub fn number_after(prefix: &str, name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(prefix)?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// A directory of /sys that is served as a whole.
@@ -109,11 +116,15 @@ impl Tree {
 pub enum SysTree {
     /// `/sys/devices/system/cpu`.
     Cpu,
+    /// `/sys/devices/system/node`; CONFIG_NUMA.
+    Node,
 }
 
 /// All trees.
-pub const TREES: &[Tree] =
-    &[Tree { tree: SysTree::Cpu, path: "sys/devices/system/cpu", member: "cpu" }];
+pub const TREES: &[Tree] = &[
+    Tree { tree: SysTree::Cpu, path: "sys/devices/system/cpu", member: "cpu" },
+    Tree { tree: SysTree::Node, path: "sys/devices/system/node", member: "node" },
+];
 
 /// What is mounted into a container, at the same path: every tree, and every file outside of
 /// them.

@@ -65,7 +65,8 @@ fn how_hot_the_hosts_cpus_ran_is_for_the_host() {
         let who = fixture.reader(fixture.init_of(container));
         assert_eq!(show(&fixture, path, &who), Err(libc::ENODEV));
         let part = fixture.collector().part(TREES[0].tree, &who).unwrap();
-        assert!(!part.has_name("thermal_throttle") && part.has_name("topology"));
+        let has = |name: &str| part.has(&TREES[0], &format!("cpu2/{name}"));
+        assert!(!has("thermal_throttle") && has("topology"));
     }
 }
 
@@ -101,4 +102,86 @@ fn quotas_are_rounded_as_told_in_every_file() {
             assert!(tree.contains(&format!("\n{name}: {expected}\n")), "{rule}: {tree}");
         }
     }
+}
+
+/// A second node beside the captured one, three times as large; CPUs 4 to 7 are its own.
+fn two_nodes(mems: &str) -> (Copy, Fixture) {
+    const NODE: &str = "sys/devices/system/node";
+    let copy = Copy::of("manycpu-6.1");
+    let node = |name: &str| copy.root().join(format!("{NODE}/{name}"));
+    fs::create_dir(node("node1")).unwrap();
+    for name in ["vmstat", "numastat"] {
+        fs::copy(node("node0").join(name), node("node1").join(name)).unwrap();
+    }
+    let meminfo = fs::read_to_string(node("node0/meminfo")).unwrap().replace("Node 0", "Node 1");
+    copy.write(&format!("{NODE}/node1/meminfo"), meminfo.as_bytes());
+    for (name, total) in [("node0", 200_000), ("node1", 600_000)] {
+        copy.edit(&format!("{NODE}/{name}/meminfo"), |text| {
+            let line = text.lines().next().unwrap();
+            let (label, _) = line.split_once(':').unwrap();
+            text.replace(line, &format!("{label}:       {total:8} kB"))
+        });
+    }
+    for (path, text) in [
+        ("online", "0-1"),
+        ("possible", "0-1"),
+        ("has_cpu", "0-1"),
+        ("has_memory", "0-1"),
+        ("node0/cpulist", "0-2"),
+        ("node0/cpumap", "07"),
+        ("node1/cpulist", "4-5,7"),
+        ("node1/cpumap", "b0"),
+        ("node0/distance", "10 21"),
+        ("node1/distance", "21 10"),
+    ] {
+        copy.write(&format!("{NODE}/{path}"), format!("{text}\n").as_bytes());
+    }
+    copy.edit("sys/fs/cgroup/lxcfs-fixture/c1/cpuset.mems.effective", |_| format!("{mems}\n"));
+    let fixture = copy.open().unwrap();
+    (copy, fixture)
+}
+
+fn node_line(fixture: &Fixture, path: &str, label: &str) -> u64 {
+    let who = fixture.reader(fixture.init_of("c1"));
+    let facts = fixture.collector().tree_file(&TREES[1], path, &who).unwrap();
+    let text = String::from_utf8(render(facts)).unwrap();
+    let found = text.lines().find(|line| line.contains(label)).unwrap();
+    found.split_whitespace().find_map(|word| word.parse().ok().filter(|_| word.len() > 1)).unwrap()
+}
+
+#[test]
+fn the_nodes_memories_make_up_the_machines() {
+    let (_copy, fixture) = two_nodes("0-1");
+    // c1 has 256 MiB, of which a quarter is on the first.
+    assert_eq!(node_line(&fixture, "node0/meminfo", "MemTotal"), 65_536);
+    assert_eq!(node_line(&fixture, "node1/meminfo", "MemTotal"), 196_608);
+    let who = fixture.reader(fixture.init_of("c1"));
+    let machine = fixture.show(lxcfs_rs::files::ProcFile::Meminfo, &who).unwrap();
+    let machine = String::from_utf8(machine).unwrap();
+    let free = machine.lines().find_map(|line| line.strip_prefix("MemFree:")).unwrap();
+    let free: u64 = free.trim().trim_end_matches(" kB").parse().unwrap();
+    let sum = ["node0/meminfo", "node1/meminfo"].map(|path| node_line(&fixture, path, "MemFree"));
+    assert_eq!(sum.iter().sum::<u64>(), free);
+    let tree = show_tree(&fixture.collector(), &TREES[1], &who).unwrap();
+    for line in ["online: 0-1", "has_cpu: 0-1", "node0/distance: 10 21", "node1/cpulist: 4-5"] {
+        assert!(tree.lines().any(|found| found == line), "{line}: {tree}");
+    }
+}
+
+#[test]
+fn a_node_whose_memory_it_may_not_use_is_not_there() {
+    let (_copy, fixture) = two_nodes("1");
+    assert_eq!(node_line(&fixture, "node1/meminfo", "MemTotal"), 262_144);
+    let who = fixture.reader(fixture.init_of("c1"));
+    let tree = show_tree(&fixture.collector(), &TREES[1], &who).unwrap();
+    assert!(!tree.contains("node0"), "{tree}");
+    for line in ["online: 1", "has_cpu: 1", "has_memory: 1", "possible: 0-1", "node1/distance: 10"]
+    {
+        assert!(tree.lines().any(|found| found == line), "{line}: {tree}");
+    }
+    // A process of the host whose cgroup limits it sees the node, and otherwise the host's tree.
+    let pid = fixture.init_of("c1");
+    let host = Who { reader: Some(pid), subject: Subject::Host(fixture.container(pid).unwrap()) };
+    let tree = show_tree(&fixture.collector(), &TREES[1], &host).unwrap();
+    assert!(!tree.contains("node0") && tree.contains("node1/cpulist: 4-5"), "{tree}");
 }

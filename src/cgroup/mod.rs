@@ -13,6 +13,7 @@ pub mod stats;
 mod v1;
 mod v2;
 
+use crate::cpulist::CpuSet;
 use crate::error::Result;
 use crate::units::{Bytes, Nsec};
 
@@ -80,6 +81,19 @@ impl Version {
             Version::V1 => v1::cpuset(dir),
             Version::V2 => v2::cpuset(dir),
         }
+    }
+
+    /// The memory nodes that tasks of one level may use.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn mems(self, dir: &CgroupDir) -> Result<Cpuset> {
+        let file = match self {
+            Version::V1 => v1::MEMS,
+            Version::V2 => v2::MEMS,
+        };
+        let nodes = dir.read_value(file, CpuSet::parse, "a list of nodes")?;
+        Ok(nodes.filter(|nodes| !nodes.is_empty()))
     }
 
     /// CPU time used by the cgroup and all below it.

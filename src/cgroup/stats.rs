@@ -40,6 +40,37 @@ pub struct MemoryStat {
 }
 
 impl MemoryStat {
+    /// The same kinds, each amount changed by `change`.
+    #[must_use]
+    pub fn map(&self, change: impl Fn(Bytes) -> Bytes) -> MemoryStat {
+        MemoryStat {
+            file: change(self.file),
+            swapcached: change(self.swapcached),
+            active_anon: change(self.active_anon),
+            inactive_anon: change(self.inactive_anon),
+            active_file: change(self.active_file),
+            inactive_file: change(self.inactive_file),
+            unevictable: change(self.unevictable),
+            file_dirty: change(self.file_dirty),
+            file_writeback: change(self.file_writeback),
+            anon: change(self.anon),
+            file_mapped: change(self.file_mapped),
+            shmem: change(self.shmem),
+            slab_reclaimable: change(self.slab_reclaimable),
+            slab_unreclaimable: change(self.slab_unreclaimable),
+            kernel_stack: change(self.kernel_stack),
+            pagetables: change(self.pagetables),
+            sec_pagetables: change(self.sec_pagetables),
+            percpu: change(self.percpu),
+            vmalloc: change(self.vmalloc),
+            anon_thp: change(self.anon_thp),
+            shmem_thp: change(self.shmem_thp),
+            file_thp: change(self.file_thp),
+            zswap: change(self.zswap),
+            zswapped: change(self.zswapped),
+        }
+    }
+
     /// What the kernel can take back without swapping.
     #[must_use]
     pub fn reclaimable(&self) -> Bytes {

@@ -168,6 +168,9 @@ pub(super) fn cpuset(dir: &CgroupDir) -> Result<Cpuset> {
     Ok(cpus.filter(|cpus| !cpus.is_empty()))
 }
 
+/// The memory nodes that tasks of a cgroup may use; Linux 3.17.
+pub(super) const MEMS: &str = "cpuset.effective_mems";
+
 /// CPU time used: `cpuacct.stat` for the totals, in ticks, and `cpuacct.usage_all` (4.8) for
 /// where it was used.
 pub(super) fn cpu_usage(dir: &CgroupDir) -> Result<Option<CpuUsage>> {

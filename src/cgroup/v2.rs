@@ -130,6 +130,9 @@ pub(super) fn cpuset(dir: &CgroupDir) -> Result<Cpuset> {
     Ok(cpus.filter(|cpus| !cpus.is_empty()))
 }
 
+/// The memory nodes that tasks of a cgroup may use.
+pub(super) const MEMS: &str = "cpuset.mems.effective";
+
 /// CPU time used, from `cpu.stat`, which every cgroup has.
 pub(super) fn cpu_usage(dir: &CgroupDir) -> Result<Option<CpuUsage>> {
     let Some(text) = dir.read("cpu.stat")? else { return Ok(None) };

@@ -30,14 +30,18 @@ impl Collector {
         let Some((memory, events)) = self.memory_and_events(scope, &host)? else {
             return Ok(None);
         };
-        let transparent_huge = self.kernel.sys.transparent_huge_page_size().unwrap_or_default();
         Ok(Some(Facts::Vmstat {
             host: self.kernel.proc.read("vmstat")?,
             memory,
             events,
             io: self.io(scope)?,
-            pages: PageSizes { page: page(), transparent_huge },
+            pages: self.page_sizes(),
         }))
+    }
+
+    pub(super) fn page_sizes(&self) -> PageSizes {
+        let transparent_huge = self.kernel.sys.transparent_huge_page_size().unwrap_or_default();
+        PageSizes { page: page(), transparent_huge }
     }
 
     pub(super) fn slabinfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
@@ -55,7 +59,7 @@ impl Collector {
     }
 
     /// The container's memory; none where the host's is the truth.
-    fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
+    pub(super) fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
         Ok(self.memory_and_events(scope, host)?.map(|(memory, _)| memory))
     }
 

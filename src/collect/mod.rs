@@ -7,6 +7,7 @@ mod cpu;
 mod disk;
 pub mod load;
 mod memory;
+mod node;
 pub mod tree;
 
 pub use cpu::CpuCount;

@@ -5,15 +5,15 @@ use crate::container::{Subject, Who};
 use crate::cpulist::CpuSet;
 use crate::error::{self, Error, Result};
 use crate::facts::Facts;
-use crate::files::{SysTree, Tree};
+use crate::files::{SysTree, Tree, number_after};
 
-use super::Collector;
+use super::{Collector, Scope};
 
 /// Where the tree of CPUs is, below /sys.
 const CPU: &str = "devices/system/cpu";
 
 /// Names that a container's machine does not have: how often the host's CPUs, and with that all
-/// its tenants, ran hot. Docker covers them in containers too.
+/// its tenants, ran hot (Docker covers them in containers too).
 const NOT_IN_CONTAINERS: &[&str] = &["thermal_throttle"];
 
 /// Whether every reader has what has this name, apart from the members and what is in them.
@@ -25,22 +25,38 @@ pub fn everybody_has(name: &str) -> bool {
 /// The part of a tree that a reader is shown.
 #[derive(Clone, Debug)]
 pub struct Part {
+    tree: SysTree,
     /// The members that it has; none where it has all.
-    members: Option<CpuSet>,
+    pub(super) members: Option<CpuSet>,
+    /// The CPUs that it has; none where it has all.
+    pub(super) cpus: Option<CpuSet>,
     is_host: bool,
 }
 
 impl Part {
-    /// Whether it has the member of this number: `cpu3`.
-    #[must_use]
-    pub fn has(&self, member: u32) -> bool {
-        self.members.as_ref().is_none_or(|members| members.contains(member))
+    fn whole(tree: SysTree) -> Part {
+        Part { tree, members: None, cpus: None, is_host: true }
     }
 
-    /// Whether it has files and directories of this name, apart from the members.
+    /// Whether it has what is at `path` in the tree.
     #[must_use]
-    pub fn has_name(&self, name: &str) -> bool {
-        self.is_host || everybody_has(name)
+    pub fn has(&self, tree: &Tree, path: &str) -> bool {
+        let is_in = |set: &Option<CpuSet>, number: Option<u32>| {
+            let absent = |set: &CpuSet| number.is_some_and(|number| !set.contains(number));
+            !set.as_ref().is_some_and(absent)
+        };
+        let mut names = path.split('/');
+        let member = names.next().and_then(|name| tree.number_of(name));
+        let known = self.is_host || path.split('/').all(everybody_has);
+        let below = match (self.tree, names.next()) {
+            // Links to the node's CPUs; and to the host's memory, and its huge pages.
+            (SysTree::Node, Some(name)) if member.is_some() => {
+                let is_hosts = name == "hugepages" || number_after("memory", name).is_some();
+                is_in(&self.cpus, number_after("cpu", name)) && (self.is_host || !is_hosts)
+            }
+            (SysTree::Cpu | SysTree::Node, _) => true,
+        };
+        known && is_in(&self.members, member) && below
     }
 }
 
@@ -51,19 +67,21 @@ impl Collector {
     /// [`Error::Gone`] where the reader's cgroup has been removed; [`Error::Io`] where the
     /// host's CPUs cannot be told.
     pub fn part(&self, tree: SysTree, who: &Who) -> Result<Part> {
-        let (container, is_host) = match &who.subject {
-            Subject::Unknown => return Ok(Part { members: None, is_host: true }),
-            Subject::Host(container) => (container, true),
-            Subject::Container(container) => (container, false),
-        };
+        let Some(scope) = scope(who) else { return Ok(Part::whole(tree)) };
+        let part = self.part_of(tree, &scope)?;
+        scope.container.check_exists()?;
+        Ok(part)
+    }
+
+    fn part_of(&self, tree: SysTree, scope: &Scope<'_>) -> Result<Part> {
+        let is_host = scope.is_host;
+        let cpus = self.cpus(scope.container)?;
+        let cpus = (cpus.limited || !is_host).then_some(cpus.present);
         let members = match tree {
-            SysTree::Cpu => {
-                let cpus = self.cpus(container)?;
-                (cpus.limited || !is_host).then_some(cpus.present)
-            }
+            SysTree::Cpu => cpus.clone(),
+            SysTree::Node => self.nodes(scope)?,
         };
-        container.check_exists()?;
-        Ok(Part { members, is_host })
+        Ok(Part { tree, members, cpus, is_host })
     }
 
     /// The facts behind the file at `path` of a tree for `who`.
@@ -72,24 +90,26 @@ impl Collector {
     /// As [`Collector::part`]; [`Error::Passed`] with what the kernel answers for the file, ENODEV
     /// for one of a member that the reader does not have.
     pub fn tree_file(&self, tree: &Tree, path: &str, who: &Who) -> Result<Facts> {
-        let part = self.part(tree.tree, who)?;
-        let names: Vec<&str> = path.split('/').collect();
-        let member = names.first().and_then(|name| tree.number_of(name));
-        if member.is_some_and(|member| !part.has(member))
-            || !names.iter().all(|name| part.has_name(name))
-        {
+        let host = || self.kernel.sys.read_public(&tree.below_sys(path));
+        let Some(scope) = scope(who) else { return host().map(Facts::Verbatim) };
+        let part = self.part_of(tree.tree, &scope)?;
+        if !part.has(tree, path) {
+            scope.container.check_exists()?;
             return Err(Error::passed(libc::ENODEV));
         }
-        let host = |path: &str| self.kernel.sys.read_public(&tree.below_sys(path));
-        let text = host(path)?;
-        let Some(present) = part.members else { return Ok(Facts::Verbatim(text)) };
-        Ok(match tree.tree {
-            SysTree::Cpu => self.cpu_file(&names, text, present)?,
-        })
+        let text = host()?;
+        let names: Vec<&str> = path.split('/').collect();
+        let facts = match tree.tree {
+            SysTree::Cpu => self.cpu_file(&names, text, part.members)?,
+            SysTree::Node => self.node_file(&names, text, &part, &scope)?,
+        };
+        scope.container.check_exists()?;
+        Ok(facts)
     }
 
     /// A file of the tree of CPUs; `host` is what the host says.
-    fn cpu_file(&self, names: &[&str], host: Vec<u8>, present: CpuSet) -> Result<Facts> {
+    fn cpu_file(&self, names: &[&str], host: Vec<u8>, present: Option<CpuSet>) -> Result<Facts> {
+        let Some(present) = present else { return Ok(Facts::Verbatim(host)) };
         Ok(match names {
             ["present"] => Facts::CpuList { cpus: present },
             ["enabled"] => among(names, host, &present),
@@ -124,12 +144,21 @@ impl Collector {
     }
 }
 
-/// A list of CPUs without those that are not present.
-fn among(names: &[&str], host: Vec<u8>, present: &CpuSet) -> Facts {
+/// None where nothing is known of the reader.
+fn scope(who: &Who) -> Option<Scope<'_>> {
+    match &who.subject {
+        Subject::Unknown => None,
+        Subject::Host(container) => Some(Scope { container, is_host: true }),
+        Subject::Container(container) => Some(Scope { container, is_host: false }),
+    }
+}
+
+/// A list of CPUs or nodes without those that are not there.
+pub(super) fn among(names: &[&str], host: Vec<u8>, present: &CpuSet) -> Facts {
     match CpuSet::parse(&host) {
         Some(cpus) => Facts::CpuList { cpus: cpus.intersection(present) },
         None => {
-            let expected = "a cpulist such as 0-3,7";
+            let expected = "a list such as 0-3,7";
             error::report(&Error::malformed(names.join("/"), 1, &host, expected));
             Facts::Verbatim(host)
         }

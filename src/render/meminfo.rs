@@ -8,7 +8,7 @@ use crate::units::Bytes;
 use super::lines;
 
 /// Where a line's value comes from.
-enum Source {
+pub(super) enum Source {
     /// The host's own: a constant of the hardware.
     Host,
     /// An amount of the container's, printed in kB.
@@ -102,7 +102,7 @@ pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
     if text.is_empty() { host.to_vec() } else { text.into_bytes() }
 }
 
-fn source_of(label: &str) -> &'static Source {
+pub(super) fn source_of(label: &str) -> &'static Source {
     if is_direct_map(label) {
         return &Host;
     }

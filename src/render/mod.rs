@@ -5,6 +5,7 @@ mod cpumap;
 mod diskstats;
 mod loadavg;
 mod meminfo;
+mod node;
 mod stat;
 mod swaps;
 mod uptime;
@@ -32,6 +33,8 @@ pub fn render(facts: Facts) -> Vec<u8> {
         Facts::Diskstats { disks } => diskstats::render(&disks),
         Facts::CpuList { cpus } => format!("{cpus}\n").into_bytes(),
         Facts::CpuMap { host, present } => cpumap::render(&host, &present),
+        Facts::NodeMeminfo { host, memory } => node::meminfo(&host, &memory),
+        Facts::Distances { host, kept } => node::distance(&host, &kept),
         Facts::SmtActive(active) => if active { b"1\n" } else { b"0\n" }.to_vec(),
     }
 }

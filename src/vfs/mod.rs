@@ -396,7 +396,7 @@ impl Vfs {
 
 /// Whether a reader who is shown this part of a tree has a place.
 fn is_in(part: &Part, place: &Place) -> bool {
-    place.member.is_none_or(|member| part.has(member)) && part.has_name(place.name())
+    part.has(place.tree, &place.path)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::engine::{self, Engine, IMAGE, hierarchy_of};
 const MIB: u64 = 1 << 20;
 
 /// What is mounted into a container from below the daemon's mountpoint.
-const MOUNTS: [&str; 9] = [
+const MOUNTS: [&str; 10] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/loadavg",
@@ -35,6 +35,7 @@ const MOUNTS: [&str; 9] = [
     "/proc/swaps",
     "/proc/uptime",
     "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
 ];
 /// Files that a container finds there.
 const FILES: [&str; 8] = [
@@ -628,6 +629,8 @@ fn the_usual_programs_agree() {
     assert!(up.starts_with("up ") && !up.contains("day"), "{up}");
     let vmstat = container.exec(&["vmstat"]);
     assert_eq!(vmstat.lines().count(), 3, "{vmstat}");
+    let node = container.exec(&["head", "-1", "/sys/devices/system/node/node0/meminfo"]);
+    assert_eq!(node.trim_end(), format!("Node 0 MemTotal:       {:8} kB", 300 * 1024));
     let slabinfo = container.exec(&["cat", "/proc/slabinfo"]);
     assert!(slabinfo.starts_with("slabinfo - version: ") && slabinfo.lines().count() == 2);
 
@@ -664,6 +667,7 @@ fn programs_count_the_cpus_that_the_container_has() {
         // Cores and sockets it counts itself.
         ("lscpu --parse=CPU,CORE,SOCKET | grep -v ^#", "1,0,0"),
         ("lscpu | grep -c '^On-line CPU(s) list: *1$'", "1"),
+        ("lscpu | grep -c '^NUMA node0 CPU(s): *1$'", "1"),
         ("ls -d /sys/devices/system/cpu/cpu[0-9]*", "/sys/devices/system/cpu/cpu1"),
         ("cat /sys/devices/system/cpu/present", "1"),
         // The place of the bit, not the count.

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from guest.host import CGROUPS, CPU, MOUNTPOINT, PATIENCE, PROC_FILES
+from guest.host import CGROUPS, CPU, MOUNTPOINT, NODE, PATIENCE, PROC_FILES
 
 CONTROLLERS = "+cpu +cpuset +memory +io +pids +hugetlb"
 
@@ -78,6 +78,7 @@ class Container:
     def __enter__(self):
         binds = [f"mount --bind {MOUNTPOINT}/proc/{name} /proc/{name}" for name in (*PROC_FILES, "slabinfo", "vmstat")]
         binds.append(f"mount --bind {MOUNTPOINT}/{CPU} /{CPU}")
+        binds.append(f"mount --bind {MOUNTPOINT}/{NODE} /{NODE}")
         script = "\n".join(["set -e", *binds, "echo ready", "exec sleep infinity"])
         time = []
         if self.time_namespace:

@@ -11,6 +11,7 @@ MOUNTPOINT = "/var/lib/lxcfs"
 BINARY = "/payload/lxcfs-rs"
 PROC_FILES = ("meminfo", "cpuinfo", "stat", "uptime", "diskstats", "swaps", "loadavg")
 CPU = "sys/devices/system/cpu"
+NODE = "sys/devices/system/node"
 ONLINE = f"{CPU}/online"
 # Generous, because emulated code is slow; reached only by what hangs.
 PATIENCE = 300

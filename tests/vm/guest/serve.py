@@ -192,6 +192,8 @@ def test_vmstat_and_slabinfo_are_of_the_containers_memory():
         grown = {name: after[name] - before[name] for name in after if after[name] < before[name] and not name.startswith("nr_")}
         equal("counters that went back", grown, {})
         assert after["pgfault"] - before["pgfault"] < 5000, (before["pgfault"], after["pgfault"])
+        node = container.output("cat", f"/{CPU}/../node/node0/meminfo").splitlines()
+        equal("the node's memory", node[0].split()[-2:], [str(200 * 1024), "kB"])
         header = "".join(read("/proc/slabinfo").splitlines(True)[:2])
         equal("slabinfo", container.output("cat", "/proc/slabinfo"), header)
         process.kill()
