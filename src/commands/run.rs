@@ -12,8 +12,10 @@ use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
-use lxcfs_rs::runtime::spec::{self, Process};
-use lxcfs_rs::runtime::{self, limits};
+use lxcfs_rs::runtime::namespaces::{self, Network};
+use lxcfs_rs::runtime::spec::{self, Process, Spec};
+use lxcfs_rs::runtime::volumes::{self, Volume};
+use lxcfs_rs::runtime::{self, limits, names};
 use lxcfs_rs::units::{Bytes, Limit, Usec};
 use lxcfs_rs::vfs::Vfs;
 
@@ -66,10 +68,30 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     rootfs: Option<PathBuf>,
 
+    /// Its root filesystem is read-only
+    #[arg(long)]
+    read_only: bool,
+
+    /// A directory or file of the host's to have in it; may be given several times
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = volumes::parse)]
+    volume: Vec<Volume>,
+
+    /// Its host name [default: the first digits of its id]
+    #[arg(short = 'h', long, value_name = "NAME", value_parser = names::parse_hostname)]
+    hostname: Option<String>,
+
+    /// The host's network, or none but a loopback interface [default: host]
+    #[arg(long, value_name = "host|none", value_parser = namespaces::parse_network)]
+    network: Option<Network>,
+
     /// A variable of its environment; a NAME alone has the caller's value. May be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]",
         value_parser = OsStringValueParser::new().try_map(spec::parse_variable))]
     env: Vec<OsString>,
+
+    /// Who it is, names or numbers of the container's [default: root]
+    #[arg(short, long, value_name = "USER[:GROUP]", allow_hyphen_values = true)]
+    user: Option<String>,
 
     /// Its working directory, made where it is missing [default: /]
     #[arg(short, long, value_name = "DIR", value_parser = spec::parse_directory)]
@@ -123,8 +145,22 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let capabilities =
         Wishes { privileged: args.privileged, add: args.cap_add, drop: args.cap_drop };
     let confinement = Asked { capabilities, options: args.security_opt };
-    let process = Process { command: args.command, environment: args.env, directory: args.workdir };
-    let spec = spec::Spec { limits, rootfs: args.rootfs, confinement, process };
+    let process = Process {
+        command: args.command,
+        environment: args.env,
+        directory: args.workdir,
+        user: args.user.unwrap_or_default(),
+    };
+    let spec = Spec {
+        limits,
+        rootfs: args.rootfs,
+        is_read_only: args.read_only,
+        volumes: args.volume,
+        hostname: args.hostname.unwrap_or_default(),
+        network: args.network.unwrap_or_default(),
+        confinement,
+        process,
+    };
     let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
         Ok(ended) => (ended.status, ended.left),
         Err(Error::NotExecuted { command, reason, status }) => {

@@ -105,14 +105,15 @@ pub fn available() -> Result<CapabilitySet> {
         .map_err(|errno| Error::io("read the capabilities of", "/proc/self", errno))
 }
 
-/// Leaves this process, and whatever it executes, with `granted` and no way to more. The
-/// inheritable set becomes empty, and the ambient set with it.
+fn failed(errno: Errno) -> Error {
+    Error::io("drop capabilities of", "/proc/self", errno)
+}
+
+/// Has nothing that this process executes get more than `granted`. That takes CAP_SETPCAP.
 ///
 /// # Errors
-/// What prctl(2) and capset(2) answer.
-pub fn limit_to(granted: CapabilitySet) -> Result<()> {
-    let failed = |errno: Errno| Error::io("drop capabilities of", "/proc/self", errno);
-    // The bounding set first: this takes CAP_SETPCAP.
+/// What prctl(2) answers.
+pub fn bound_to(granted: CapabilitySet) -> Result<()> {
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match capability_is_in_bounding_set(capability) {
@@ -125,6 +126,15 @@ pub fn limit_to(granted: CapabilitySet) -> Result<()> {
             Ok(_) => {}
         }
     }
+    Ok(())
+}
+
+/// Keeps `granted` and nothing else. The inheritable set becomes empty, and the ambient set
+/// with it.
+///
+/// # Errors
+/// What capset(2) answers.
+pub fn keep(granted: CapabilitySet) -> Result<()> {
     let sets = CapabilitySets {
         effective: granted,
         permitted: granted,

@@ -12,6 +12,7 @@ use nix::unistd::{chdir, execve};
 
 use super::confinement::Confinement;
 use super::spec::Process;
+use super::user;
 use crate::error::{Error, Result};
 
 const STATUS_NOT_EXECUTABLE: u8 = 126;
@@ -23,14 +24,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The environment that each process of a container named `hostname` has, on a terminal that
 /// is called `term`.
 #[must_use]
-pub fn defaults(hostname: &str, term: Option<&OsStr>) -> Vec<OsString> {
-    let variable = |name: &str, value: &OsStr| {
-        let mut variable = OsString::from(name);
-        variable.push(value);
-        variable
-    };
-    let mut defaults =
-        vec![variable("PATH=", PATH.as_ref()), variable("HOSTNAME=", hostname.as_ref())];
+pub fn defaults(hostname: &OsStr, term: Option<&OsStr>) -> Vec<OsString> {
+    let mut defaults = vec![variable("PATH=", PATH.as_ref()), variable("HOSTNAME=", hostname)];
     defaults.extend(term.map(|term| variable("TERM=", term)));
     defaults
 }
@@ -39,22 +34,23 @@ pub fn defaults(hostname: &str, term: Option<&OsStr>) -> Vec<OsString> {
 /// environment over `defaults`, confined. Returns only with the reason why not.
 ///
 /// # Errors
-/// [`Error::NotExecuted`], or what [`Confinement::enter`] answers.
+/// [`Error::NotExecuted`], or what [`user::look_up`] and [`Confinement::enter`] answer.
 pub fn execute(
     process: &Process,
     defaults: &[OsString],
     confinement: &Confinement,
 ) -> Result<Infallible> {
+    let user = user::look_up(&process.user)?;
     let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
     chdir(directory).map_err(|errno| Error::NotExecuted {
         command: directory.display().to_string(),
         reason: format!("cannot be the working directory: {}", errno.desc()),
         status: STATUS_NOT_EXECUTABLE,
     })?;
-    confinement.enter()?;
+    confinement.enter(&user)?;
     let mut environment = overlaid(defaults, &process.environment);
     if !environment.iter().any(|variable| name_of(variable) == b"HOME") {
-        environment.push("HOME=/root".into());
+        environment.push(variable("HOME=", &user.home));
     }
     become_program(&process.command, &environment)
 }
@@ -73,6 +69,10 @@ fn overlaid(defaults: &[OsString], wanted: &[OsString]) -> Vec<OsString> {
         }
     }
     variables
+}
+
+fn variable(name: &str, value: &OsStr) -> OsString {
+    [OsStr::new(name), value].into_iter().collect()
 }
 
 fn name_of(variable: &OsStr) -> &[u8] {
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn wanted_variables_replace_their_like() {
-        let defaults = defaults("h", Some("vt100".as_ref()));
+        let defaults = defaults("h".as_ref(), Some("vt100".as_ref()));
         let path = format!("PATH={PATH}");
         assert_eq!(defaults, strings(&[&path, "HOSTNAME=h", "TERM=vt100"]));
         assert_eq!(

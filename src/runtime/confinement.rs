@@ -3,9 +3,10 @@
 
 use super::capabilities::{self, Wishes};
 use super::devices::{self, Device};
+use super::kernelfs::{Access, KernelFilesystems};
 use super::masks;
-use super::rootfs::Access;
 use super::seccomp::Filter;
+use super::user::User;
 use crate::error::{Error, InStep as _, Result};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
@@ -118,16 +119,18 @@ impl Confinement {
     ///
     /// # Errors
     /// The device or the mount that failed.
-    pub fn arrange(&self, devices: &Devices) -> Result<()> {
+    pub fn arrange(&self, kernel: &KernelFilesystems, devices: &Devices) -> Result<()> {
         devices::make(&devices.0).in_step("devices")?;
-        if self.is_privileged { Ok(()) } else { masks::cover().in_step("masked paths") }
+        if self.is_privileged { Ok(()) } else { masks::cover(kernel).in_step("masked paths") }
     }
 
-    /// Gives up what the container is not to have: the last that happens before exec(2).
+    /// Becomes the user and gives up what the container is not to have: the last that happens
+    /// before exec(2). The capabilities of one who is not root bound what a set-user-ID program
+    /// may do.
     ///
     /// # Errors
     /// The system call that failed.
-    pub fn enter(&self) -> Result<()> {
+    pub fn enter(&self, user: &User) -> Result<()> {
         if self.no_new_privileges {
             set_no_new_privs(true)
                 .map_err(|errno| Error::io("set no_new_privs of", "/proc/self", errno))?;
@@ -137,7 +140,10 @@ impl Confinement {
         if let Some(filter) = &self.filter {
             filter.install().in_step("seccomp")?;
         }
-        capabilities::limit_to(self.granted).in_step("capabilities")
+        capabilities::bound_to(self.granted).in_step("capabilities")?;
+        user.assume().in_step("--user")?;
+        let kept = if user.is_root() { self.granted } else { CapabilitySet::empty() };
+        capabilities::keep(kept).in_step("capabilities")
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Gid, Uid, chown};
 
-use super::rootfs;
+use super::mountpoint::{self, Kind};
 use crate::error::{Error, Result};
 
 const DEV: &str = "/dev";
@@ -69,7 +69,7 @@ pub fn make(devices: &[Device]) -> Result<()> {
             continue;
         }
         if let Some(directory) = path.parent() {
-            rootfs::make_directory(directory)?;
+            mountpoint::find_or_make(directory, Kind::Directory)?;
         }
         mknod(path, *kind, Mode::from_bits_truncate(*mode), *number)
             .and_then(|()| chown(path, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))))

@@ -12,13 +12,18 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stdin, getpgrp, getpid, sethostname, setpgid, tcgetpgrp, tcsetpgrp};
 use rustix::process::pidfd_send_signal;
 
+use super::cgroupview::CgroupView;
 use super::confinement::Confinement;
 use super::die_with::{self, Parent};
+use super::kernelfs::KernelFilesystems;
+use super::mountpoint::{self, Kind};
+use super::names::Names;
+use super::namespaces::Network;
 use super::procview::View;
 use super::report::{self, Report};
-use super::rootfs::{self, CgroupView};
+use super::rootfs;
 use super::spec::Spec;
-use super::{command, namespaces, state};
+use super::{command, namespaces, volumes};
 use crate::cgroup::apply::Cgroups;
 use crate::error::{Error, InStep as _, Result};
 use crate::sys::process::{self, Child};
@@ -143,6 +148,7 @@ impl Init {
         let terminal = Terminal::find();
         let is_in_background = Terminal::is_input_anothers();
         let confinement = &Confinement::plan(&spec.confinement)?;
+        let born_into = namespaces::born_into(spec.network);
         let birth = Birth {
             spec,
             id,
@@ -153,7 +159,7 @@ impl Init {
             terminal,
             is_in_background,
         };
-        let child = process::clone_into(namespaces::BORN_INTO, cgroups.unified(), move || {
+        let child = process::clone_into(born_into, cgroups.unified(), move || {
             let Err(error) = birth.become_command();
             let status = if let Error::NotExecuted { status, .. } = error {
                 status
@@ -260,25 +266,37 @@ impl Birth<'_> {
         umask(Mode::empty());
         self.cgroups.join().in_step("cgroups")?;
         namespaces::enter_cgroup().in_step("cgroup namespace")?;
-        sethostname(state::short(self.id))
-            .map_err(|errno| Error::io("sethostname", "uts namespace", errno))?;
+        let hostname = self.spec.hostname(self.id);
+        sethostname(hostname).map_err(|errno| Error::io("sethostname", "uts namespace", errno))?;
         namespaces::stop_propagation().in_step("mount namespace")?;
 
         let files = self.view.open().in_step("/proc view")?;
         let cgroup_view = CgroupView::open(self.cgroups).in_step("/sys/fs/cgroup")?;
         let devices = self.confinement.devices().in_step("devices")?;
+        let volumes = volumes::open(&self.spec.volumes).in_step("--volume")?;
+        let scratch = rootfs::Scratch::mount().in_step("root filesystem")?;
+        let names = Names::write(&scratch, hostname, self.spec.network).in_step("host names")?;
         let root = match &self.spec.rootfs {
-            Some(dir) => rootfs::mount_directory(dir),
-            None => rootfs::mount_copy_of_host(),
+            Some(dir) => rootfs::directory(dir),
+            None => rootfs::copy_of_host(&scratch),
         };
-        root.and_then(rootfs::Root::enter).in_step("root filesystem")?;
+        let root = root.in_step("root filesystem")?;
+        scratch.detach().and_then(|()| root.enter()).in_step("root filesystem")?;
         let access = self.confinement.access();
-        rootfs::mount_kernel_filesystems(access).in_step("root filesystem")?;
-        cgroup_view.attach(access).in_step("/sys/fs/cgroup")?;
-        files.apply().in_step("/proc view")?;
-        self.confinement.arrange(&devices)?;
+        let kernel = KernelFilesystems::mount(access).in_step("root filesystem")?;
+        cgroup_view.attach(&kernel, access).in_step("/sys/fs/cgroup")?;
+        files.apply(&kernel).in_step("/proc view")?;
+        if self.spec.network == Network::None {
+            namespaces::start_network().in_step("network")?;
+        }
+        self.confinement.arrange(&kernel, &devices)?;
+        names.attach().in_step("host names")?;
+        volumes.attach()?;
         if let Some(directory) = &self.spec.process.directory {
-            rootfs::make_directory(directory).in_step("working directory")?;
+            mountpoint::find_or_make(directory, Kind::Directory).in_step("working directory")?;
+        }
+        if self.spec.is_read_only {
+            root.make_read_only().and_then(|()| names.make_read_only()).in_step("--read-only")?;
         }
 
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
@@ -287,7 +305,7 @@ impl Birth<'_> {
             .and_then(|()| process::close_all_on_exec())
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
         let term = self.terminal.map(|_| env::var_os("TERM").unwrap_or_else(|| "xterm".into()));
-        let defaults = command::defaults(state::short(self.id), term.as_deref());
+        let defaults = command::defaults(hostname, term.as_deref());
         command::execute(&self.spec.process, &defaults, self.confinement)
     }
 

@@ -1,12 +1,12 @@
 //! The places in /proc and /sys that tell of the host or act on it although no namespace
 //! divides them: hidden, or made read-only. The lists are Docker's.
 
-use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::mount::MountFlags;
-
-use super::rootfs;
+use super::kernelfs::KernelFilesystems;
+use super::mountpoint::Kind;
+use super::mounts::{self, INERT, READ_ONLY};
 use crate::error::{Error, Result};
 
 /// Hidden: they show the host's memory, keys, timers, devices or power.
@@ -25,42 +25,49 @@ const HIDDEN: &[&str] = &[
 ];
 
 /// Read-only: a write to them reaches the host's kernel.
-const READ_ONLY: &[&str] =
+const NOT_WRITABLE: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Covers all of them in the root that was entered, whose /proc, /sys and /dev are mounted.
+/// Covers all of them.
 ///
 /// # Errors
 /// The mount that failed. A place that this kernel does not have needs no cover.
-pub fn cover() -> Result<()> {
-    for place in READ_ONLY {
-        cover_if_there(Path::new(place), make_read_only)?;
+pub fn cover(kernel: &KernelFilesystems) -> Result<()> {
+    for place in NOT_WRITABLE {
+        cover_if_there(kernel, Path::new(place), read_only)?;
     }
     for place in HIDDEN {
-        cover_if_there(Path::new(place), hide)?;
+        cover_if_there(kernel, Path::new(place), nothing)?;
     }
     Ok(())
 }
 
-fn cover_if_there(place: &Path, cover: fn(&Path, bool) -> Result<()>) -> Result<()> {
-    match fs::symlink_metadata(place) {
-        Ok(found) => cover(place, found.is_dir()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("look at", place, error)),
+/// What a place, which is open, is covered by.
+type Cover = fn(&KernelFilesystems, &OwnedFd, &Path) -> Result<OwnedFd>;
+
+fn cover_if_there(kernel: &KernelFilesystems, place: &Path, cover: Cover) -> Result<()> {
+    match kernel.open(place) {
+        Ok(found) => mounts::attach_to(&cover(kernel, &found, place)?, &found, place),
+        Err(error) if error.is_gone() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-fn make_read_only(place: &Path, _is_dir: bool) -> Result<()> {
-    // With what is mounted below it, which would be uncovered otherwise.
-    let itself = rootfs::clone_mounts(place)?;
-    rootfs::attach_inert(&itself, place)
+/// Itself, with what is mounted below it, which would be uncovered otherwise.
+fn read_only(_kernel: &KernelFilesystems, place: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let itself = mounts::clone_all_open(place, path)?;
+    mounts::restrict(&itself, INERT | READ_ONLY, path)?;
+    Ok(itself)
 }
 
-/// Covers a directory by an empty one and a file by one that is always empty.
-fn hide(place: &Path, is_dir: bool) -> Result<()> {
-    if is_dir {
-        return rootfs::mount_new("tmpfs", place, MountFlags::RDONLY, c"");
+/// An empty directory over a directory, and over a file one that is always empty.
+fn nothing(kernel: &KernelFilesystems, place: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let failed = |error| Error::io("cover", path, error);
+    match Kind::of(place).map_err(failed)? {
+        Kind::Directory => mounts::new_filesystem("tmpfs", &[], READ_ONLY).map_err(failed),
+        Kind::File => {
+            let null = Path::new("/dev/null");
+            mounts::clone_open(kernel.open(null)?, null)
+        }
     }
-    let null = rootfs::clone_mounts(Path::new("/dev/null"))?;
-    rootfs::attach_over(&null, place)
 }

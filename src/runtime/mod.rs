@@ -14,14 +14,19 @@
 //! Both children die with the runtime.
 
 pub mod capabilities;
+pub mod cgroupview;
 pub mod command;
 pub mod confinement;
 pub mod devices;
 pub mod die_with;
 pub mod init;
+pub mod kernelfs;
 pub mod limits;
 pub mod masks;
 pub mod mountinfo;
+pub mod mountpoint;
+pub mod mounts;
+pub mod names;
 pub mod namespaces;
 pub mod procview;
 pub mod report;
@@ -29,6 +34,8 @@ pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod user;
+pub mod volumes;
 
 use std::fs;
 use std::path::Path;
@@ -120,6 +127,7 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
         Some(dir) => Some(rootfs::check(dir).in_step("--rootfs")?),
         None => None,
     };
+    volumes::check(&spec.volumes).in_step("--volume")?;
     let layout = read_layout()?;
     spec.limits.check(&layout)?;
     let online = read_online()?;

@@ -1,4 +1,4 @@
-//! The namespaces of a container: all but user and network.
+//! The namespaces of a container: all but the user's.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -8,13 +8,59 @@ use nix::time::{ClockId, clock_gettime};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use crate::error::{Error, Result};
+use crate::sys::net::start_loopback;
+
+/// The network that a container is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// The host's.
+    #[default]
+    Host,
+    /// One of its own, with a loopback interface alone.
+    None,
+}
+
+/// Parses the name of a network.
+///
+/// # Errors
+/// What was expected, for a person.
+pub fn parse_network(text: &str) -> Result<Network, String> {
+    match text {
+        "host" => Ok(Network::Host),
+        "none" => Ok(Network::None),
+        _ => Err("expected host or none".to_owned()),
+    }
+}
 
 /// The namespaces that a container's first process is born into. The time namespace comes from
 /// [`start_clocks_at_zero`] before, the cgroup namespace from [`enter_cgroup`] after.
-pub const BORN_INTO: CloneFlags = CloneFlags::CLONE_NEWNS
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWUTS)
-    .union(CloneFlags::CLONE_NEWIPC);
+#[must_use]
+pub fn born_into(network: Network) -> CloneFlags {
+    let always = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    match network {
+        Network::Host => always,
+        Network::None => always | CloneFlags::CLONE_NEWNET,
+    }
+}
+
+/// Sets a network of one's own going, with the rules that Docker's networks have: who is not
+/// root may open any port and send pings.
+///
+/// # Errors
+/// What the ioctl and the writes below /proc/sys/net answer.
+pub fn start_network() -> Result<()> {
+    const RULES: &[(&str, &str)] = &[
+        ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+        ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    ];
+    start_loopback().map_err(|error| Error::io("start", "lo", error))?;
+    RULES.iter().try_for_each(|(path, value)| {
+        fs::write(path, value).map_err(|error| Error::io("write", path, error))
+    })
+}
 
 /// nix has no name for it.
 const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
@@ -24,7 +70,7 @@ const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTI
 /// # Errors
 /// [`Error::Refused`] names the first one that is missing.
 pub fn check() -> Result<()> {
-    for kind in ["cgroup", "ipc", "mnt", "pid", "time_for_children", "uts"] {
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time_for_children", "uts"] {
         let path = Path::new("/proc/self/ns").join(kind);
         if fs::symlink_metadata(&path).is_err() {
             let kind = kind.trim_end_matches("_for_children");

@@ -16,8 +16,10 @@ use rustix::fs::CWD;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::kernelfs::KernelFilesystems;
+use super::mounts::{INERT, READ_ONLY, restrict};
 use super::report::{self, Report};
-use super::{die_with, mountinfo, namespaces, rootfs};
+use super::{die_with, mountinfo, namespaces};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::sys::fuse::{Answer, ask_in_child};
@@ -212,7 +214,10 @@ fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
     let mut mounts = Vec::new();
     for bind in plan(mountpoint) {
         match open_tree(CWD, &bind.source, flags) {
-            Ok(mount) => mounts.push((mount, bind.target)),
+            Ok(mount) => {
+                restrict(&mount, INERT | READ_ONLY, &bind.target)?;
+                mounts.push((mount, bind.target));
+            }
             Err(rustix::io::Errno::NOENT) if may_lack => {
                 log::info!("{}: not there, the host's shows instead", bind.source.display());
             }
@@ -223,13 +228,13 @@ fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
 }
 
 impl Files {
-    /// Attaches the files, read-only, over the kernel's in the root that was entered.
+    /// Attaches the files, read-only, over the kernel's.
     ///
     /// # Errors
     /// The mount that failed. A file that this kernel does not have is not added to it.
-    pub fn apply(&self) -> Result<()> {
+    pub fn apply(&self, kernel: &KernelFilesystems) -> Result<()> {
         for (mount, target) in &self.mounts {
-            match rootfs::attach_inert(mount, target) {
+            match kernel.attach(mount, target) {
                 Err(error) if error.is_gone() => {
                     log::info!("{}: this kernel has no such file", target.display());
                 }

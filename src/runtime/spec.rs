@@ -1,11 +1,14 @@
 //! What a container is to be, and the spellings in which a person says so (Docker's).
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::confinement;
+use super::namespaces::Network;
+use super::state;
+use super::volumes::Volume;
 use crate::cgroup::apply::Limits;
 
 /// A container to run.
@@ -15,10 +18,26 @@ pub struct Spec {
     pub limits: Limits,
     /// Its root directory, used as it is; none for a throw-away copy of the host's root.
     pub rootfs: Option<PathBuf>,
+    /// Whether its root filesystem is read-only.
+    pub is_read_only: bool,
+    /// What it has of the host's files.
+    pub volumes: Vec<Volume>,
+    /// Its host name; empty for the first digits of its id.
+    pub hostname: String,
+    /// Its network.
+    pub network: Network,
     /// What it may do.
     pub confinement: confinement::Asked,
     /// Its first process.
     pub process: Process,
+}
+
+impl Spec {
+    /// The host name of the container `id`.
+    #[must_use]
+    pub fn hostname<'a>(&'a self, id: &'a str) -> &'a OsStr {
+        OsStr::new(if self.hostname.is_empty() { state::short(id) } else { &self.hostname })
+    }
 }
 
 /// A process to start in a container.
@@ -31,6 +50,8 @@ pub struct Process {
     pub environment: Vec<OsString>,
     /// Its working directory in the container, absolute; none for `/`.
     pub directory: Option<PathBuf>,
+    /// Who it is, for [`super::user::look_up`].
+    pub user: String,
 }
 
 /// Parses a variable of the environment: `NAME=VALUE`, or a `NAME` that has the value that it

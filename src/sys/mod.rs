@@ -6,5 +6,7 @@ pub mod descriptors;
 pub mod file;
 pub mod fuse;
 pub mod identity;
+pub mod mount;
+pub mod net;
 pub mod process;
 pub mod seccomp;

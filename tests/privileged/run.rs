@@ -438,6 +438,15 @@ fn the_devices_work() {
 }
 
 #[test]
+fn its_root_can_be_read_only() {
+    let script = "touch /usr/x || touch /tmp/x || touch /etc/hostname || touch /dev/shm/x; cat /etc/hostname";
+    let mut command = run(&["--read-only", "-h", "here", "--", "sh", "-c", script]);
+    let Output { stdout, stderr, .. } = command.output().unwrap();
+    assert_eq!(text(&stdout), "here\n");
+    assert_eq!(text(&stderr).matches("Read-only file system").count(), 3, "{}", text(&stderr));
+}
+
+#[test]
 fn its_root_is_thrown_away() {
     let dir = Dir::new();
     let file = dir.0.join("file");
