@@ -18,9 +18,11 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::devices::{self, DeviceAccess};
 use super::layout::{Hierarchy, Layout, Version};
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
+use crate::sys::bpf::attach_device_program;
 use crate::units::{Bytes, Limit, Usec};
 
 /// The directory below each hierarchy's top that holds the cgroups of all containers.
@@ -56,6 +58,8 @@ pub struct Limits {
     pub cpuset_cpus: Option<CpuSet>,
     /// Processes and threads.
     pub pids: Limit<u64>,
+    /// Devices.
+    pub devices: DeviceAccess,
 }
 
 /// A limit of memory and swap together, as `docker run` has it.
@@ -144,6 +148,10 @@ pub fn writes(version: Version, controllers: &[String], limits: &Limits) -> Vec<
     {
         writes.push(Write::new("pids.max", pids));
     }
+    if limits.devices == DeviceAccess::Usual && version == Version::V1 && has("devices") {
+        let rules = devices::v1_writes().into_iter();
+        writes.extend(rules.map(|(file, value)| Write::new(file, value)));
+    }
     writes
 }
 
@@ -172,6 +180,16 @@ impl Limits {
                     "this host has no cgroup controller {controller:?} to set the limit with"
                 )));
             }
+        }
+        if self.devices == DeviceAccess::Usual
+            && layout.controller("devices").is_none()
+            && layout.unified_mount().is_none()
+        {
+            return Err(Error::Refused(
+                "this host has neither the cgroup controller \"devices\" nor cgroup2 to keep a \
+                 container off its devices; --privileged runs one without"
+                    .to_owned(),
+            ));
         }
         Ok(())
     }
@@ -234,13 +252,16 @@ impl Cgroups {
     /// The first that failed; what was made before is removed again.
     pub fn create(layout: &Layout, id: &str, limits: &Limits) -> Result<Cgroups> {
         let mut cgroups = Cgroups { made: Vec::new(), lock: None, unified: None };
+        // A v1 hierarchy does it where there is one.
+        let has_device_program =
+            limits.devices == DeviceAccess::Usual && layout.controller("devices").is_none();
         for hierarchy in used(layout) {
             let controllers = match hierarchy.version {
                 Version::V1 => &hierarchy.controllers,
                 Version::V2 => &layout.unified_controllers,
             };
             let writes = writes(hierarchy.version, controllers, limits);
-            if let Err(source) = cgroups.add(hierarchy, id, &writes) {
+            if let Err(source) = cgroups.add(hierarchy, id, &writes, has_device_program) {
                 let Err(undoing) = cgroups.remove() else { return Err(source) };
                 return Err(Error::Undoing {
                     source: Box::new(source),
@@ -251,7 +272,13 @@ impl Cgroups {
         Ok(cgroups)
     }
 
-    fn add(&mut self, hierarchy: &Hierarchy, id: &str, writes: &[Write]) -> Result<()> {
+    fn add(
+        &mut self,
+        hierarchy: &Hierarchy,
+        id: &str,
+        writes: &[Write],
+        has_device_program: bool,
+    ) -> Result<()> {
         let dir = dir_of(hierarchy, id);
         if self.lock.is_none() {
             self.lock = Some(make_locked(hierarchy, &dir)?);
@@ -272,6 +299,10 @@ impl Cgroups {
         }
         if hierarchy.version == Version::V2 {
             let handle = File::open(&dir).map_err(|error| Error::io("open", &dir, error))?;
+            if has_device_program {
+                attach_device_program(&handle, &devices::v2_program())
+                    .map_err(|error| Error::io("limit the devices of", &dir, error))?;
+            }
             self.unified = Some(handle);
         }
         Ok(())

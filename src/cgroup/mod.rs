@@ -5,6 +5,7 @@
 //! versions apart: [`Version`]'s methods choose.
 
 pub mod apply;
+pub mod devices;
 pub mod dir;
 pub mod format;
 pub mod layout;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use lxcfs_rs::cgroup::apply::{Limits, MemoryAndSwap};
+use lxcfs_rs::cgroup::devices::DeviceAccess;
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;
@@ -141,6 +142,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         cpu_period: args.cpu_period,
         cpuset_cpus: args.cpuset_cpus,
         pids: args.pids_limit.unwrap_or_default(),
+        devices: if args.privileged { DeviceAccess::Any } else { DeviceAccess::Usual },
     };
     let capabilities =
         Wishes { privileged: args.privileged, add: args.cap_add, drop: args.cap_drop };

@@ -2,6 +2,7 @@
 //! safely. Every function is safe to call; every block says why it is sound.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod descriptors;
 pub mod file;
 pub mod fuse;

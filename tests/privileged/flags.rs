@@ -95,6 +95,13 @@ const ENVIRONMENT: &str = "env | grep -v HOSTNAME | sort";
 const DIRECTORY: &str = "pwd; stat -c '%a %u %g' .";
 const USER: &str =
     "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/self/status; echo $HOME";
+/// A memory device and a disk can be made, not opened; a terminal can be opened.
+const DEVICES: &str = "cat /sys/fs/cgroup/devices/devices.list
+    mknod /tmp/kmsg c 1 11 && echo made; head -c 1 /tmp/kmsg || echo refused
+    mknod /tmp/disk b 254 0 && echo made; head -c 1 /tmp/disk || echo refused
+    echo > /tmp/disk || echo refused
+    head -c 1 /dev/zero | wc -c; python3 -c 'import os; print(len(os.openpty()))'
+    rm -f /tmp/kmsg /tmp/disk";
 const NETWORK: &str = "tail -n +3 /proc/net/dev | wc -l; ls /sys/class/net | wc -l
     python3 -c 'import socket; s = socket.create_server((\"127.0.0.1\", 0))
 socket.create_connection(s.getsockname()); print(1)'
@@ -166,6 +173,8 @@ const ACCEPTED: &[Row] = &[
     (&["-w", "/proc/self/fd"], DIRECTORY),
     (&["-w", "/mnt/new", "--read-only"], DIRECTORY),
     (&["-v", "{src}:/mnt", "-w", "/mnt/sub"], DIRECTORY),
+    (&[], DEVICES),
+    (&["--cap-drop", "MKNOD"], DEVICES),
     (&[], USER),
     (&["-u", "1000"], USER),
     (&["-u", "1000:2000"], USER),

@@ -1,6 +1,8 @@
 """The flags of `lxcfs-rs run` on pure cgroup v2, checked against the cgroup's
 files; on v1 the privileged tier compares them with Docker's."""
 
+import os
+
 from guest.host import equal
 from guest.run import output, run
 
@@ -37,3 +39,43 @@ def test_limits_stand_in_the_cgroups_files():
 def test_one_process_may_not_fork():
     done = run("--pids-limit", "1", "--", "sh", "-c", "true & wait")
     assert done.returncode == 2 and "Cannot fork" in done.stderr, (done.returncode, done.stderr)
+
+
+def test_only_the_usual_devices_open():
+    number = os.stat("/dev/vda").st_rdev
+    script = f"""
+        mknod /tmp/disk b {os.major(number)} {os.minor(number)} && mknod /tmp/kmsg c 1 11 && echo made
+        for device in /tmp/disk /tmp/kmsg /dev/zero /dev/urandom; do
+            head -c 1 $device >/dev/null 2>&1 && echo $device opens
+        done
+        echo 2>/dev/null >/tmp/disk || echo not written
+        python3 -c 'import os; print(len(os.openpty()))'
+    """
+    expected = "made\n/dev/zero opens\n/dev/urandom opens\nnot written\n2\n"
+    equal("what opens", output("--", "sh", "-c", script), expected)
+    equal("what opens for a privileged one",
+          output("--privileged", "--", "sh", "-c", "head -c 1 /dev/vda | wc -c"), "1\n")
+
+
+def test_root_volumes_and_names():
+    os.makedirs("/tmp/volume/sub", exist_ok=True)
+    script = "touch /x /mnt/ro/x 2>/dev/null; touch /mnt/rw/x && ls /mnt/rw; hostname; cat /etc/hostname; pwd; echo $A"
+    shown = output("--read-only", "-v", "/tmp/volume:/mnt/rw", "-v", "/tmp/volume:/mnt/ro:ro", "-h", "guest.x",
+                   "-w", "/srv/new", "-e", "A=b", "--", "sh", "-c", script)
+    equal("root, volumes and names", shown, "sub\nx\nguest.x\nguest.x\n/srv/new\nb\n")
+    equal("the volume on the host", sorted(os.listdir("/tmp/volume")), ["sub", "x"])
+    assert not os.path.exists("/srv/new")
+
+
+def test_network_of_its_own():
+    equal("interfaces", output("--network", "none", "--", "ls", "/sys/class/net"), "lo\n")
+    script = "import socket; s = socket.create_server(('127.0.0.1', 1)); socket.create_connection(s.getsockname())"
+    output("--network", "none", "-u", "1000", "--", "python3", "-c", script)
+
+
+def test_users():
+    script = "grep -E '^(Uid|Gid|Groups|CapPrm|CapEff|CapBnd)' /proc/self/status | tr '\\n\\t' '; '; echo $HOME"
+    shown = output("-u", "1000:2000", "--", "sh", "-c", script)
+    equal("user", shown, "Uid: 1000 1000 1000 1000;Gid: 2000 2000 2000 2000;Groups: 2000 ;CapPrm: 0000000000000000;"
+          "CapEff: 0000000000000000;CapBnd: 00000000a80425fb;/\n")
+    equal("status of an unknown user", run("-u", "nosuch", "--", "true").returncode, 125)
