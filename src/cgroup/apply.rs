@@ -434,6 +434,30 @@ fn make_levels(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The cgroup that holds what stood in a cgroup which is to have controllers for its children.
+const MOVED: &str = "init";
+
+/// Moves the processes of the v2 cgroup `dir` into one below, where they may stay: a cgroup with
+/// processes of its own switches no controller on for its children, but for the hierarchy's
+/// root. Such is the cgroup of a container in which another is made.
+fn move_own_processes(dir: &Path) -> Result<()> {
+    let below = dir.join(MOVED);
+    match fs::create_dir(&below) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.map_err(|error| Error::io("mkdir", &below, error))?,
+    }
+    let procs = dir.join("cgroup.procs");
+    let list = fs::read_to_string(&procs).map_err(|error| Error::io("read", &procs, error))?;
+    for pid in list.lines() {
+        match write(&below.join("cgroup.procs"), pid) {
+            // It has ended.
+            Err(error) if error.errno() == libc::ESRCH => {}
+            written => written?,
+        }
+    }
+    Ok(())
+}
+
 /// Switches on for the children of the v2 cgroup `dir` the controllers that it has and that we
 /// use. They stay on for the root: others may have come to rely on them.
 ///
@@ -451,7 +475,13 @@ fn delegate_controllers(dir: &Path) -> Result<()> {
     let missing =
         V2_CONTROLLERS.iter().filter(|name| is_in(&available, name) && !is_in(&enabled, name));
     for name in missing {
-        match write(&dir.join("cgroup.subtree_control"), &format!("+{name}")) {
+        let switch_on = || write(&dir.join("cgroup.subtree_control"), &format!("+{name}"));
+        let is_busy = |error: &Error| error.errno() == libc::EBUSY;
+        let switched = match switch_on() {
+            Err(error) if is_busy(&error) => move_own_processes(dir).and_then(|()| switch_on()),
+            switched => switched,
+        };
+        match switched {
             // The cgroup is gone, not the controller.
             Err(error) if error.errno() == libc::ENODEV => return Err(error),
             Err(error) => log::warn!("{error} (+{name})"),

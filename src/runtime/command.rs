@@ -12,7 +12,7 @@ use nix::unistd::{chdir, execve};
 
 use super::confinement::Confinement;
 use super::spec::Process;
-use super::user;
+use super::user::{self, User};
 use crate::error::{Error, Result};
 
 const STATUS_NOT_EXECUTABLE: u8 = 126;
@@ -30,16 +30,13 @@ pub fn defaults(hostname: &OsStr, term: Option<&OsStr>) -> Vec<OsString> {
     defaults
 }
 
-/// Becomes the process, in the container that was entered: in its directory, with its
-/// environment over `defaults`, confined. Returns only with the reason why not.
+/// Makes this process what the command is to be, in the container that was entered: in its
+/// directory, confined, and the user that is returned. One who is not root has lost the signal
+/// of [`super::die_with`] by it.
 ///
 /// # Errors
 /// [`Error::NotExecuted`], or what [`user::look_up`] and [`Confinement::enter`] answer.
-pub fn execute(
-    process: &Process,
-    defaults: &[OsString],
-    confinement: &Confinement,
-) -> Result<Infallible> {
+pub fn enter(process: &Process, confinement: &Confinement) -> Result<User> {
     let user = user::look_up(&process.user)?;
     let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
     chdir(directory).map_err(|errno| Error::NotExecuted {
@@ -48,6 +45,15 @@ pub fn execute(
         status: STATUS_NOT_EXECUTABLE,
     })?;
     confinement.enter(&user)?;
+    Ok(user)
+}
+
+/// Becomes the command as `user`, with the process's environment over `defaults`. Returns only
+/// with the reason why not.
+///
+/// # Errors
+/// [`Error::NotExecuted`].
+pub fn execute(process: &Process, defaults: &[OsString], user: &User) -> Result<Infallible> {
     let mut environment = overlaid(defaults, &process.environment);
     if !environment.iter().any(|variable| name_of(variable) == b"HOME") {
         environment.push(variable("HOME=", &user.home));

@@ -306,7 +306,9 @@ impl Birth<'_> {
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
         let term = self.terminal.map(|_| env::var_os("TERM").unwrap_or_else(|| "xterm".into()));
         let defaults = command::defaults(hostname, term.as_deref());
-        command::execute(&self.spec.process, &defaults, self.confinement)
+        let user = command::enter(&self.spec.process, self.confinement)?;
+        self.parent.watch()?;
+        command::execute(&self.spec.process, &defaults, &user)
     }
 
     /// Makes the command a process group of its own, which has the terminal's foreground if

@@ -87,25 +87,43 @@ pub fn check() -> Result<()> {
 /// now, and `CLOCK_MONOTONIC` with it: the container is a machine that was just booted, and
 /// the two clocks of such a machine differ by nothing.
 ///
+/// Offsets are those to the host's clocks, while this process may be in a time namespace too.
+///
 /// # Errors
 /// What unshare(2) or the write to timens_offsets answers; time_namespaces(7).
 pub fn start_clocks_at_zero() -> Result<()> {
     const OFFSETS: &str = "/proc/self/timens_offsets";
     unshare(CLONE_NEWTIME).map_err(|errno| Error::io("unshare", "/proc/self/ns/time", errno))?;
+    let inherited = fs::read(OFFSETS).map_err(|error| Error::io("read", OFFSETS, error))?;
     let mut offsets = String::new();
     for (name, clock) in
         [("boottime", ClockId::CLOCK_BOOTTIME), ("monotonic", ClockId::CLOCK_MONOTONIC)]
     {
+        let (own_sec, own_nsec) = offset_of(name, &inherited).ok_or_else(|| {
+            Error::malformed(OFFSETS, 0, &inherited, "a line of each clock: name, sec, nsec")
+        })?;
         let now = clock_gettime(clock).map_err(|errno| Error::io("read", name, errno))?;
-        // −(sec + nsec) with the nanoseconds positive, as the kernel wants them. An offset may
-        // not take a clock below 0, and does not: it goes on while this is written.
-        let (sec, nsec) = match now.tv_nsec() {
-            0 => (-now.tv_sec(), 0),
-            nsec => (-now.tv_sec() - 1, 1_000_000_000 - nsec),
-        };
+        let (sec, nsec) = (own_sec - now.tv_sec(), own_nsec - now.tv_nsec());
+        // The nanoseconds positive, as the kernel wants them. An offset may not take a clock
+        // below 0, and does not: it goes on while this is written.
+        let (sec, nsec) = if nsec < 0 { (sec - 1, nsec + NSEC_PER_SEC) } else { (sec, nsec) };
         offsets.push_str(&format!("{name} {sec} {nsec}\n"));
     }
     fs::write(OFFSETS, offsets).map_err(|error| Error::io("write", OFFSETS, error))
+}
+
+const NSEC_PER_SEC: i64 = 1_000_000_000;
+
+/// The offset of a clock, in seconds and nanoseconds, by the text of a timens_offsets file.
+fn offset_of(clock: &str, text: &[u8]) -> Option<(i64, i64)> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        if words.next() != Some(clock) {
+            return None;
+        }
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    })
 }
 
 /// Makes the cgroups that this process is in the roots of its cgroup namespace.
@@ -160,4 +178,18 @@ pub fn in_mount_namespace_of<T>(
     let result = act();
     set(&own)?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_as_the_kernel_writes_them() {
+        let text = b"monotonic           0         0\nboottime         -86401 999000000\n";
+        assert_eq!(offset_of("monotonic", text), Some((0, 0)));
+        assert_eq!(offset_of("boottime", text), Some((-86_401, 999_000_000)));
+        assert_eq!(offset_of("boot", text), None);
+        assert_eq!(offset_of("monotonic", b"monotonic x 0\n"), None);
+    }
 }

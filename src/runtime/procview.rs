@@ -17,9 +17,10 @@ use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::kernelfs::KernelFilesystems;
+use super::mountinfo::{self, Mount};
 use super::mounts::{INERT, READ_ONLY, restrict};
 use super::report::{self, Report};
-use super::{die_with, mountinfo, namespaces};
+use super::{die_with, namespaces};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::sys::fuse::{Answer, ask_in_child};
@@ -50,6 +51,8 @@ pub type Serve<'a> = &'a dyn Fn(&Path, Box<dyn FnOnce()>) -> Result<()>;
 pub enum View {
     /// From the daemon that is mounted at this directory.
     Shared(PathBuf),
+    /// From the daemon that serves the container which this is run in: it tells them apart.
+    Outer,
     /// From a daemon of its own.
     Own(Daemon),
 }
@@ -76,8 +79,14 @@ impl View {
     /// # Errors
     /// What fork(2) answers.
     pub fn find_or_start(mountpoint: &Path, serve: Serve<'_>) -> Result<View> {
-        if is_served(mountpoint)? {
+        let served = served_places()?;
+        let is_served = |place: &Path| served.iter().any(|served| served == place);
+        if is_served(mountpoint) && answers(&mountpoint.join("proc/meminfo"))? {
             return Ok(View::Shared(mountpoint.to_owned()));
+        }
+        let meminfo = Path::new("/proc/meminfo");
+        if is_served(meminfo) && answers(meminfo)? {
+            return Ok(View::Outer);
         }
         Ok(View::Own(Daemon::start(serve)?))
     }
@@ -103,9 +112,15 @@ impl View {
     /// not have is left out.
     pub fn open(&self) -> Result<Files> {
         match self {
-            View::Shared(mountpoint) => open_files(mountpoint, true),
+            View::Shared(mountpoint) => open_files(plan(mountpoint), true),
+            View::Outer => {
+                let served = served_places()?;
+                let mut binds = plan(Path::new("/"));
+                binds.retain(|bind| served.contains(&bind.source));
+                open_files(binds, true)
+            }
             View::Own(daemon) => namespaces::in_mount_namespace_of(daemon.child.pid, || {
-                open_files(&place()?.join(MOUNT_POINT), false)
+                open_files(plan(&place()?.join(MOUNT_POINT)), false)
             }),
         }
     }
@@ -135,24 +150,27 @@ impl View {
 /// How long the host's daemon may take to answer before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether a daemon serves this host at `mountpoint` and answers.
-fn is_served(mountpoint: &Path) -> Result<bool> {
+/// The places at which one of our filesystems, or a file of it, is mounted on top.
+fn served_places() -> Result<Vec<PathBuf>> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
     let text = fs::read(MOUNTINFO).map_err(|error| Error::io("read", MOUNTINFO, error))?;
-    let mounted = mountinfo::parse(&text)
-        .into_iter()
-        .rfind(|mount| mount.mount_point == mountpoint)
-        .is_some_and(|mount| mount.fs_type == "fuse.lxcfs");
-    if !mounted {
-        return Ok(false);
-    }
-    let meminfo = mountpoint.join("proc/meminfo");
-    let failed = |error: io::Error| Error::io("look at", &meminfo, error);
+    let mounts = mountinfo::parse(&text);
+    let is_on_top = |(index, mount): &(usize, &Mount)| {
+        mounts[index + 1..].iter().all(|later| later.mount_point != mount.mount_point)
+    };
+    let served = mounts.iter().enumerate().filter(is_on_top);
+    let served = served.filter(|(_, mount)| mount.fs_type == "fuse.lxcfs");
+    Ok(served.map(|(_, mount)| mount.mount_point.clone()).collect())
+}
+
+/// Whether the daemon that serves the file `meminfo` answers.
+fn answers(meminfo: &Path) -> Result<bool> {
+    let failed = |error: io::Error| Error::io("look at", meminfo, error);
     let path = CString::new(meminfo.as_os_str().as_bytes())
         .map_err(|error| failed(io::Error::other(error)))?;
     let answer = ask_in_child(&path, PATIENCE).map_err(failed)?;
     if answer != Answer::Present {
-        log::warn!("{}: the daemon there does not answer, bringing one", mountpoint.display());
+        log::warn!("{}: the daemon there does not answer, bringing one", meminfo.display());
     }
     Ok(answer == Answer::Present)
 }
@@ -209,10 +227,10 @@ pub struct Files {
     mounts: Vec<(OwnedFd, PathBuf)>,
 }
 
-fn open_files(mountpoint: &Path, may_lack: bool) -> Result<Files> {
+fn open_files(binds: Vec<Bind>, may_lack: bool) -> Result<Files> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mut mounts = Vec::new();
-    for bind in plan(mountpoint) {
+    for bind in binds {
         match open_tree(CWD, &bind.source, flags) {
             Ok(mount) => {
                 restrict(&mount, INERT | READ_ONLY, &bind.target)?;

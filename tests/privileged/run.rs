@@ -664,6 +664,18 @@ fn the_third_request_to_end_kills() {
     assert_eq!(container.status(), 137);
 }
 
+/// A change of user takes the kernel's promise to kill it off a process.
+#[test]
+fn no_user_outlives_the_runtime() {
+    for user in ["0", "1000"] {
+        let mut container = Container::start(&["-u", user], "echo; exec sleep 1000");
+        container.line();
+        let init = container.init();
+        container.signal(Signal::SIGKILL);
+        eventually("its end", || kill(init, None).is_err());
+    }
+}
+
 #[test]
 fn a_signal_that_ends_the_command_shows_in_the_status() {
     let mut container = Container::start(&[], "echo; exec sleep 1000");
