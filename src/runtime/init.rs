@@ -17,7 +17,7 @@ use super::confinement::Confinement;
 use super::die_with::{self, Parent};
 use super::kernelfs::KernelFilesystems;
 use super::mountpoint::{self, Kind};
-use super::names::Names;
+use super::names::{self, Names};
 use super::namespaces::Network;
 use super::procview::View;
 use super::report::{self, Report};
@@ -274,8 +274,9 @@ impl Birth<'_> {
         let cgroup_view = CgroupView::open(self.cgroups).in_step("/sys/fs/cgroup")?;
         let devices = self.confinement.devices().in_step("devices")?;
         let volumes = volumes::open(&self.spec.volumes).in_step("--volume")?;
+        let names = names::decide(hostname, self.spec.network);
         let scratch = rootfs::Scratch::mount().in_step("root filesystem")?;
-        let names = Names::write(&scratch, hostname, self.spec.network).in_step("host names")?;
+        let names = Names::write(&names, &scratch).in_step("host names")?;
         let root = match &self.spec.rootfs {
             Some(dir) => rootfs::directory(dir),
             None => rootfs::copy_of_host(&scratch),

@@ -41,35 +41,45 @@ pub fn parse_hostname(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What the files are to say.
+#[derive(Debug)]
+pub struct Contents(Vec<(&'static str, Vec<u8>)>);
+
+/// Decides it, before anything is mounted over the host's root, by which a path with `..` in it
+/// would lead elsewhere: what the host says where its network is shared. A file that the host
+/// does not have is left as it is.
+#[must_use]
+pub fn decide(hostname: &OsStr, network: Network) -> Contents {
+    let hosts = match network {
+        Network::Host => fs::read(HOSTS).ok(),
+        Network::None => Some(HOSTS_ALONE.to_vec()),
+    };
+    let files = [
+        ("/etc/hostname", Some([hostname.as_bytes(), b"\n"].concat())),
+        (HOSTS, hosts),
+        (RESOLV_CONF, fs::read(RESOLV_CONF).ok()),
+    ];
+    Contents(files.into_iter().filter_map(|(place, text)| Some((place, text?))).collect())
+}
+
 /// The files, as mounts that are attached nowhere yet.
 #[derive(Debug)]
 pub struct Names(Vec<(OwnedFd, PathBuf)>);
 
 impl Names {
-    /// Writes the files, before the root changes: their contents are the host's where the
-    /// network is. A file that the host does not have is left as it is.
+    /// Writes the files.
     ///
     /// # Errors
     /// What open(2), write(2) and open_tree(2) answer.
-    pub fn write(scratch: &Scratch, hostname: &OsStr, network: Network) -> Result<Names> {
-        let hosts = match network {
-            Network::Host => fs::read(HOSTS).ok(),
-            Network::None => Some(HOSTS_ALONE.to_vec()),
-        };
-        let hostname = [hostname.as_bytes(), b"\n"].concat();
-        let files = [
-            (Path::new("/etc/hostname"), Some(hostname)),
-            (Path::new(HOSTS), hosts),
-            (Path::new(RESOLV_CONF), fs::read(RESOLV_CONF).ok()),
-        ];
+    pub fn write(contents: &Contents, scratch: &Scratch) -> Result<Names> {
         let mut mounts = Vec::new();
-        for (place, contents) in files {
-            let Some(contents) = contents else { continue };
+        for (place, text) in &contents.0 {
+            let place = Path::new(place);
             let name = Path::new(place.file_name().unwrap_or_default());
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             openat(scratch.directory(), name, flags, Mode::from_raw_mode(0o644))
                 .map_err(std::io::Error::from)
-                .and_then(|file| fs::File::from(file).write_all(&contents))
+                .and_then(|file| fs::File::from(file).write_all(text))
                 .map_err(|error| Error::io("write", place, error))?;
             mounts.push((mounts::clone_at(scratch.directory(), name)?, place.to_owned()));
         }

@@ -227,7 +227,6 @@ const REFUSED: &[&[&str]] = &[
     &["-v", "{src}:/x:ro:z"],
     &["-v", "{src}:/proc"],
     &["-v", "{src}:/proc/x"],
-    &["-v", "{src}:/proc/1/root/x/"],
     &["-v", "{src}/file:/proc/meminfo2"],
     &["-v", "{src}:/sys/x"],
     &["-v", "{src}/file:/etc"],

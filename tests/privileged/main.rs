@@ -5,6 +5,7 @@ mod daemon;
 mod docker;
 mod engine;
 mod flags;
+mod hostile_payloads;
 mod restart;
 mod run;
 mod run_security;
