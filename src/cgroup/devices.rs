@@ -127,9 +127,9 @@ mod tests {
                 0xbf => registers[to] = registers[usize::from(from)],
                 0x54 => registers[to] &= u64::from(value.cast_unsigned()),
                 0x74 => registers[to] >>= value,
-                0xb7 => registers[to] = value as u64,
-                0x15 if registers[to] == value as u64 => next += skipped,
-                0x55 if registers[to] != value as u64 => next += skipped,
+                0xb7 => registers[to] = u64::from(value.cast_unsigned()),
+                0x15 if registers[to] == u64::from(value.cast_unsigned()) => next += skipped,
+                0x55 if registers[to] != u64::from(value.cast_unsigned()) => next += skipped,
                 0x15 | 0x55 => {}
                 0x95 => return registers[0],
                 _ => panic!("instruction {code:#x}"),

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::unistd::{chdir, execve};
+use nix::unistd::execve;
+use rustix::fs::{CWD, OFlags, ResolveFlags, openat2};
+use rustix::process::fchdir;
 
 use super::confinement::Confinement;
 use super::spec::Process;
@@ -39,11 +41,18 @@ pub fn defaults(hostname: &OsStr, term: Option<&OsStr>) -> Vec<OsString> {
 pub fn enter(process: &Process, confinement: &Confinement) -> Result<User> {
     let user = user::look_up(&process.user)?;
     let directory = process.directory.as_deref().unwrap_or(Path::new("/"));
-    chdir(directory).map_err(|errno| Error::NotExecuted {
-        command: directory.display().to_string(),
-        reason: format!("cannot be the working directory: {}", errno.desc()),
-        status: STATUS_NOT_EXECUTABLE,
-    })?;
+    // No path like /proc/self/fd/7, which may lead to a directory of the host's.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, directory, flags, rustix::fs::Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        .and_then(fchdir)
+        .map_err(|errno| Error::NotExecuted {
+            command: directory.display().to_string(),
+            reason: format!(
+                "cannot be the working directory: {}",
+                Errno::from_raw(errno.raw_os_error()).desc()
+            ),
+            status: STATUS_NOT_EXECUTABLE,
+        })?;
     confinement.enter(&user)?;
     Ok(user)
 }
