@@ -6,6 +6,7 @@ mod docker;
 mod engine;
 mod flags;
 mod hostile_payloads;
+mod nested;
 mod restart;
 mod run;
 mod run_security;

@@ -3,7 +3,7 @@ files; on v1 the privileged tier compares them with Docker's."""
 
 import os
 
-from guest.host import equal
+from guest.host import BINARY, equal
 from guest.run import output, run
 
 MIB = 1 << 20
@@ -79,3 +79,18 @@ def test_users():
     equal("user", shown, "Uid: 1000 1000 1000 1000;Gid: 2000 2000 2000 2000;Groups: 2000 ;CapPrm: 0000000000000000;"
           "CapEff: 0000000000000000;CapBnd: 00000000a80425fb;/\n")
     equal("status of an unknown user", run("-u", "nosuch", "--", "true").returncode, 125)
+
+
+def test_run_in_run_is_bounded_by_both():
+    for outer, inner in (("200m", "100m"), ("100m", "200m")):
+        shown = output("--privileged", "-m", outer, "--", BINARY, "run", "-m", inner, "--",
+                       "sh", "-c", "grep MemTotal /proc/meminfo; cat /sys/fs/cgroup/memory.max; cat /proc/uptime")
+        total, limit, uptime = shown.splitlines()
+        equal("MemTotal", total.split()[1], str(100 * 1024))
+        equal("memory.max", limit, str(int(inner[:-1]) * MIB))
+        assert float(uptime.split()[0]) < 60, uptime
+    script = f"{BINARY} run --pids-limit 9 -- true && find /sys/fs/cgroup -name 'lxcfs-rs*'"
+    equal("what is left in the outer one", output("--privileged", "--", "sh", "-c", script), "")
+    hog = [BINARY, "run", "-m", "1g", "--memory-swap", "1g", "--", "python3", "-c", "bytearray(256 << 20)"]
+    equal("status of a hog in an outer limit",
+          run("--privileged", "-m", "64m", "--memory-swap", "64m", "--", *hog).returncode, 137)
