@@ -15,6 +15,7 @@ use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
 use lxcfs_rs::runtime::namespaces::{self, Network};
 use lxcfs_rs::runtime::spec::{self, Process, Spec};
+use lxcfs_rs::runtime::users::{self, Users};
 use lxcfs_rs::runtime::volumes::{self, Volume};
 use lxcfs_rs::runtime::{self, limits, names};
 use lxcfs_rs::units::{Bytes, Limit, Usec};
@@ -84,6 +85,10 @@ pub(crate) struct Args {
     /// The host's network, or none but a loopback interface [default: host]
     #[arg(long, value_name = "host|none", value_parser = namespaces::parse_network)]
     network: Option<Network>,
+
+    /// The host's users, or 0:FIRST:COUNT for the host's from FIRST on [default: host]
+    #[arg(long, value_name = "host|MAP", value_parser = users::parse)]
+    userns: Option<Users>,
 
     /// A variable of its environment; a NAME alone has the caller's value. May be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]",
@@ -160,6 +165,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         volumes: args.volume,
         hostname: args.hostname.unwrap_or_default(),
         network: args.network.unwrap_or_default(),
+        users: args.userns.unwrap_or_default(),
         confinement,
         process,
     };

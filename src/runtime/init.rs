@@ -23,6 +23,7 @@ use super::procview::View;
 use super::report::{self, Report};
 use super::rootfs;
 use super::spec::Spec;
+use super::users::{Namespace, Users};
 use super::{command, namespaces, volumes};
 use crate::cgroup::apply::Cgroups;
 use crate::error::{Error, InStep as _, Result};
@@ -129,6 +130,7 @@ struct Birth<'a> {
     cgroups: &'a Cgroups,
     view: &'a View,
     confinement: &'a Confinement,
+    users: Option<&'a Namespace>,
     parent: &'a Parent,
     terminal: Option<Terminal>,
     is_in_background: bool,
@@ -148,6 +150,10 @@ impl Init {
         let terminal = Terminal::find();
         let is_in_background = Terminal::is_input_anothers();
         let confinement = &Confinement::plan(&spec.confinement)?;
+        let users = match spec.users {
+            Users::Host => None,
+            Users::Own(map) => Some(&Namespace::new(map).in_step("--userns")?),
+        };
         let born_into = namespaces::born_into(spec.network);
         let birth = Birth {
             spec,
@@ -155,6 +161,7 @@ impl Init {
             cgroups,
             view,
             confinement,
+            users,
             parent: &parent,
             terminal,
             is_in_background,
@@ -276,21 +283,24 @@ impl Birth<'_> {
         let volumes = volumes::open(&self.spec.volumes).in_step("--volume")?;
         let names = names::decide(hostname, self.spec.network);
         let scratch = rootfs::Scratch::mount().in_step("root filesystem")?;
-        let names = Names::write(&names, &scratch).in_step("host names")?;
+        let names = Names::write(&names, &scratch, self.users).in_step("host names")?;
         let root = match &self.spec.rootfs {
-            Some(dir) => rootfs::directory(dir),
-            None => rootfs::copy_of_host(&scratch),
+            Some(dir) => rootfs::directory(dir, self.users),
+            None => rootfs::copy_of_host(&scratch, self.users),
         };
         let root = root.in_step("root filesystem")?;
         scratch.detach().and_then(|()| root.enter()).in_step("root filesystem")?;
         let access = self.confinement.access();
-        let kernel = KernelFilesystems::mount(access).in_step("root filesystem")?;
+        let kernel = KernelFilesystems::mount(access, self.users).in_step("root filesystem")?;
         cgroup_view.attach(&kernel, access).in_step("/sys/fs/cgroup")?;
         files.apply(&kernel).in_step("/proc view")?;
         if self.spec.network == Network::None {
             namespaces::start_network().in_step("network")?;
         }
         self.confinement.arrange(&kernel, &devices)?;
+        if let Some(users) = self.users {
+            users.make_files_as_root_inside();
+        }
         names.attach().in_step("host names")?;
         volumes.attach()?;
         if let Some(directory) = &self.spec.process.directory {
@@ -307,6 +317,9 @@ impl Birth<'_> {
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
         let term = self.terminal.map(|_| env::var_os("TERM").unwrap_or_else(|| "xterm".into()));
         let defaults = command::defaults(hostname, term.as_deref());
+        if let Some(users) = self.users {
+            users.enter().in_step("--userns")?;
+        }
         let user = command::enter(&self.spec.process, self.confinement)?;
         self.parent.watch()?;
         command::execute(&self.spec.process, &defaults, &user)

@@ -4,12 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    CWD, FileType, Mode, OFlags, ResolveFlags, makedev, mkdirat, mknodat, openat2, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, makedev, mkdirat,
+    mknodat, openat2, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::mounts::{INERT, READ_ONLY, attach_to, new_filesystem};
+use super::users::{self, Namespace};
 use crate::error::{Error, Result};
 
 /// What a container may do in /sys and to its own cgroups.
@@ -47,7 +49,11 @@ impl KernelFilesystems {
     ///
     /// # Errors
     /// The mount that failed, or the mount point that is no directory.
-    pub fn mount(access: Access) -> Result<KernelFilesystems> {
+    /// With `users`, what is made here is their root's.
+    pub fn mount(access: Access, users: Option<&Namespace>) -> Result<KernelFilesystems> {
+        if let Some(users) = users {
+            users.make_files_as_root_inside();
+        }
         let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
         let noexec = MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let proc = mount_at_root("proc", "/proc", &[], INERT)?;
@@ -59,7 +65,8 @@ impl KernelFilesystems {
         mounted.mount_in_dev("devpts", "pts", &pts, nosuid | noexec)?;
         mounted.mount_in_dev("tmpfs", "shm", &shm, INERT)?;
         mounted.mount_in_dev("mqueue", "mqueue", &[], INERT)?;
-        mounted.make_nodes()?;
+        users::make_files_as_host();
+        mounted.make_nodes(users)?;
         Ok(mounted)
     }
 
@@ -103,7 +110,7 @@ impl KernelFilesystems {
     }
 
     /// Makes the nodes and links in /dev that every program may expect; `null(4)` and the rest.
-    fn make_nodes(&self) -> Result<()> {
+    fn make_nodes(&self, users: Option<&Namespace>) -> Result<()> {
         const NODES: &[(&str, u32, u32)] = &[
             ("null", 1, 3),
             ("zero", 1, 5),
@@ -125,6 +132,11 @@ impl KernelFilesystems {
             let number = makedev(*major, *minor);
             mknodat(&self.dev, *name, FileType::CharacterDevice, 0o666.into(), number)
                 .map_err(|errno| Error::io("mknod", dev.join(name), errno))?;
+            if let Some(users) = users {
+                let (uid, gid) = (Uid::from_raw(users.outside(0)), Gid::from_raw(users.outside(0)));
+                chownat(&self.dev, *name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| Error::io("chown", dev.join(name), errno))?;
+            }
         }
         for (target, name) in LINKS {
             symlinkat(*target, &self.dev, *name)

@@ -35,6 +35,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod state;
 pub mod user;
+pub mod users;
 pub mod volumes;
 
 use std::fs;
@@ -48,6 +49,7 @@ use confinement::Confinement;
 use init::{Init, Signals};
 use procview::{Serve, View};
 use spec::Spec;
+use users::Users;
 
 /// How a container ended.
 #[derive(Debug)]
@@ -121,6 +123,11 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
         return Err(Error::Refused("no command to run".to_owned()));
     }
     namespaces::check()?;
+    if spec.users != Users::Host && spec.confinement.is_privileged() {
+        return Err(Error::Refused(
+            "--userns: a privileged container has the host's users".to_owned(),
+        ));
+    }
     Confinement::plan(&spec.confinement)?;
     let mut spec = spec.clone();
     spec.rootfs = match &spec.rootfs {

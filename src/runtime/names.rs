@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -14,6 +15,7 @@ use super::mountpoint::{self, Kind};
 use super::mounts;
 use super::namespaces::Network;
 use super::rootfs::Scratch;
+use super::users::Namespace;
 use crate::error::{Error, Result};
 
 /// Where lookups begin; hosts(5) and resolv.conf(5).
@@ -71,7 +73,11 @@ impl Names {
     ///
     /// # Errors
     /// What open(2), write(2) and open_tree(2) answer.
-    pub fn write(contents: &Contents, scratch: &Scratch) -> Result<Names> {
+    pub fn write(
+        contents: &Contents,
+        scratch: &Scratch,
+        users: Option<&Namespace>,
+    ) -> Result<Names> {
         let mut mounts = Vec::new();
         for (place, text) in &contents.0 {
             let place = Path::new(place);
@@ -79,7 +85,11 @@ impl Names {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             openat(scratch.directory(), name, flags, Mode::from_raw_mode(0o644))
                 .map_err(std::io::Error::from)
-                .and_then(|file| fs::File::from(file).write_all(text))
+                .and_then(|file| {
+                    let owner = users.map(|users| users.outside(0));
+                    fchown(&file, owner, owner)?;
+                    fs::File::from(file).write_all(text)
+                })
                 .map_err(|error| Error::io("write", place, error))?;
             mounts.push((mounts::clone_at(scratch.directory(), name)?, place.to_owned()));
         }

@@ -18,6 +18,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 use super::mountinfo;
 use super::mountpoint::{self, Kind};
 use super::mounts::{self, INERT, attach_to, new_filesystem};
+use super::users::Namespace;
 use crate::error::{Error, Result};
 use crate::sys::mount::set_attributes;
 
@@ -78,8 +79,12 @@ pub struct Root {
 ///
 /// # Errors
 /// What open_tree(2) answers.
-pub fn directory(dir: &Path) -> Result<Root> {
-    Ok(Root { mount: mounts::clone_all(dir)?, parts: Vec::new(), needs_writable_places: false })
+pub fn directory(dir: &Path, users: Option<&Namespace>) -> Result<Root> {
+    let mount = mounts::clone_all(dir)?;
+    if let Some(users) = users {
+        users.map_files(&mount, dir)?;
+    }
+    Ok(Root { mount, parts: Vec::new(), needs_writable_places: false })
 }
 
 /// A throw-away copy of the host's root: overlays whose upper layers lie on `scratch`, which
@@ -92,9 +97,9 @@ pub fn directory(dir: &Path) -> Result<Root> {
 ///
 /// # Errors
 /// What the mount calls answer.
-pub fn copy_of_host(scratch: &Scratch) -> Result<Root> {
+pub fn copy_of_host(scratch: &Scratch, users: Option<&Namespace>) -> Result<Root> {
     let root = Path::new("/");
-    let overlaid = overlay(root, scratch, 0);
+    let overlaid = overlay(root, scratch, 0, users);
     let needs_writable_places = overlaid.is_err();
     let mount = overlaid.or_else(|error| {
         log::warn!("{error}; the container gets the host's root read-only");
@@ -102,15 +107,20 @@ pub fn copy_of_host(scratch: &Scratch) -> Result<Root> {
     })?;
     let mut parts = Vec::new();
     for (index, place) in local_mounts()?.into_iter().enumerate() {
-        parts.push((copy_of(&place, scratch, index + 1)?, place));
+        parts.push((copy_of(&place, scratch, index + 1, users)?, place));
     }
     Ok(Root { mount, parts, needs_writable_places })
 }
 
 /// A copy of what is mounted at `place`, not attached anywhere yet.
-fn copy_of(place: &Path, scratch: &Scratch, index: usize) -> Result<OwnedFd> {
+fn copy_of(
+    place: &Path,
+    scratch: &Scratch,
+    index: usize,
+    users: Option<&Namespace>,
+) -> Result<OwnedFd> {
     if fs::metadata(place).is_ok_and(|found| found.is_dir()) {
-        match overlay(place, scratch, index) {
+        match overlay(place, scratch, index, users) {
             Ok(overlay) => return Ok(overlay),
             Err(error) => log::info!("{error}; the container gets it read-only"),
         }
@@ -216,7 +226,12 @@ fn is_visible(mount: &mountinfo::Mount) -> bool {
 
 /// Makes an overlay over the directory `lower`, not attached anywhere yet. Its other layers
 /// are the directories of number `index` in `scratch`.
-fn overlay(lower: &Path, scratch: &Scratch, index: usize) -> Result<OwnedFd> {
+fn overlay(
+    lower: &Path,
+    scratch: &Scratch,
+    index: usize,
+    users: Option<&Namespace>,
+) -> Result<OwnedFd> {
     let failed = |error: io::Error| Error::io("overlay", lower, error);
     let like = fs::metadata(lower).map_err(failed)?;
     let layers = scratch.directory();
@@ -226,14 +241,26 @@ fn overlay(lower: &Path, scratch: &Scratch, index: usize) -> Result<OwnedFd> {
         mkdirat(layers, dir, 0o700.into()).map_err(|errno| failed(errno.into()))?;
     }
     // The root of an overlay shows its upper layer's owner and mode.
-    let owner = (Some(Uid::from_raw(like.uid())), Some(Gid::from_raw(like.gid())));
+    let outside = |id: u32| users.map_or(id, |users| users.outside(id));
+    let owner =
+        (Some(Uid::from_raw(outside(like.uid()))), Some(Gid::from_raw(outside(like.gid()))));
     chownat(layers, &upper, owner.0, owner.1, AtFlags::empty())
         .and_then(|()| chmodat(layers, &upper, (like.mode() & 0o7777).into(), AtFlags::empty()))
         .map_err(|errno| failed(errno.into()))?;
 
     // Relative to the working directory: the tmpfs has no path.
     fchdir(layers).map_err(|errno| failed(errno.into()))?;
-    let lower = escape_layer(lower);
+    let lower = match users {
+        None => escape_layer(lower),
+        Some(users) => {
+            let name = format!("lower{index}");
+            let mapped = mounts::clone(lower)?;
+            users.map_files(&mapped, lower)?;
+            mkdirat(layers, &name, 0o700.into()).map_err(|errno| failed(errno.into()))?;
+            mounts::attach_below(&mapped, layers, Path::new(&name))?;
+            name
+        }
+    };
     let options = [("lowerdir", lower.as_str()), ("upperdir", &upper), ("workdir", &work)];
     new_filesystem("overlay", &options, MountAttrFlags::empty()).map_err(failed)
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::confinement;
 use super::namespaces::Network;
 use super::state;
+use super::users::Users;
 use super::volumes::Volume;
 use crate::cgroup::apply::Limits;
 
@@ -26,6 +27,8 @@ pub struct Spec {
     pub hostname: String,
     /// Its network.
     pub network: Network,
+    /// Its users.
+    pub users: Users,
     /// What it may do.
     pub confinement: confinement::Asked,
     /// Its first process.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -173,6 +174,7 @@ const ACCEPTED: &[Row] = &[
     (&["-w", "/proc/self/fd"], DIRECTORY),
     (&["-w", "/mnt/new", "--read-only"], DIRECTORY),
     (&["-v", "{src}:/mnt", "-w", "/mnt/sub"], DIRECTORY),
+    (&["--userns", "host"], USER),
     (&[], DEVICES),
     (&["--cap-drop", "MKNOD"], DEVICES),
     (&[], USER),
@@ -234,6 +236,7 @@ const REFUSED: &[&[&str]] = &[
     &["-v", "{src}:/mnt", "-v", "{src}/sub:/mnt/"],
     &["--hostname", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"],
     &["--network", "x"],
+    &["--userns", "x"],
     &["-e", "=x"],
     &["-u", "nosuch"],
     &["-u", "0:nosuch"],
@@ -276,6 +279,56 @@ fn what_docker_refuses_is_one_line_and_125() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// Docker has this for its daemon as a whole alone.
+#[test]
+fn a_container_may_have_users_of_its_own() {
+    let source = Source::new();
+    fs::set_permissions(&source.0, fs::Permissions::from_mode(0o777)).unwrap();
+    let volume = source.fill_in(&["{src}:/mnt"]).remove(0);
+    let printed = |flags: &[&str], script: &str| {
+        let flags = [&["--userns", "0:100000:65536", "-v", &volume], flags, &["--"]].concat();
+        let (status, printed, said) = ending(run(&[&flags[..], &["sh", "-c", script]].concat()));
+        assert_eq!((status, said.as_str()), (0, ""));
+        printed
+    };
+    let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; id -u; touch /mnt/root
+        stat -c '%n %U:%G' /etc/passwd /root /tmp /dev /dev/null /etc/hostname
+        touch /root/x /etc/y && chown 7:8 /root/x && stat -c %u:%g /root/x
+        chown 70000 /root/x 2>/dev/null || echo no such user
+        mknod /tmp/null c 1 3 2>/dev/null || echo no node
+        test -r /etc/shadow && test ! -w /proc/1/oom_score_adj || echo files
+        grep -E '^(Cap(Prm|Bnd)|Seccomp:)' /proc/self/status";
+    let map = " 0 100000 65536\n";
+    let expected = format!(
+        "{map}{map}0\n/etc/passwd root:root\n/root root:root\n/tmp root:root\n/dev root:root\n\
+         /dev/null root:root\n/etc/hostname root:root\n7:8\nno such user\nno node\nfiles\n\
+         CapPrm:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nSeccomp:\t2\n"
+    );
+    assert_eq!(printed(&[], script), expected);
+    assert_eq!(printed(&["-u", "1000:5"], "id -u; id -g; touch /mnt/user"), "1000\n5\n");
+    for (name, uid, gid) in [("root", 100_000, 100_000), ("user", 101_000, 100_005)] {
+        let found = fs::metadata(source.0.join(name)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (uid, gid), "{name}");
+    }
+    // What is the host's root's in a root directory is its root's, and so is what it makes.
+    fs::write(source.0.join("file"), "").unwrap();
+    let root = source.0.to_str().unwrap();
+    fs::create_dir(source.0.join("bin")).unwrap();
+    let found = Command::new("sh").args(["-c", "command -v busybox"]).output().unwrap();
+    let busybox = String::from_utf8(found.stdout).unwrap();
+    fs::copy(busybox.trim_end(), source.0.join("bin/busybox")).unwrap();
+    let script =
+        "busybox stat -c %u /file && busybox touch /made && busybox stat -c %u /made /proc";
+    let arguments = ["--userns", "0:100000:65536", "--rootfs", root, "--network", "none"];
+    let command = ["-w", "/w", "busybox", "sh", "-c", script];
+    let (status, printed, said) = ending(run(&[&arguments[..], &command].concat()));
+    assert_eq!((status, printed.as_str()), (0, "0\n0\n65534\n"), "{said}");
+    assert_eq!(fs::metadata(source.0.join("made")).unwrap().uid(), 0);
+
+    assert_refused(&["--userns", "0:1:0", "true"], 125, "expected host, or 0:FIRST:COUNT");
+    assert_refused(&["--userns", "0:1:9", "--privileged", "true"], 125, "the host's users");
 }
 
 /// Docker makes a directory of a missing source; we say that it is missing, as its `--mount`.

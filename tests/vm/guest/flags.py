@@ -94,3 +94,12 @@ def test_run_in_run_is_bounded_by_both():
     hog = [BINARY, "run", "-m", "1g", "--memory-swap", "1g", "--", "python3", "-c", "bytearray(256 << 20)"]
     equal("status of a hog in an outer limit",
           run("--privileged", "-m", "64m", "--memory-swap", "64m", "--", *hog).returncode, 137)
+
+
+def test_users_of_its_own():
+    os.makedirs("/tmp/users", exist_ok=True)
+    os.chmod("/tmp/users", 0o777)
+    script = "id -u; stat -c %u /root /etc/passwd; touch /root/x /mnt/root && echo made; mknod /tmp/x c 1 3 || echo none"
+    shown = output("--userns", "0:100000:65536", "-v", "/tmp/users:/mnt", "--", "sh", "-c", script)
+    equal("users", shown, "0\n0\n0\nmade\nnone\n")
+    equal("owner on the host", os.stat("/tmp/users/root").st_uid, 100000)
