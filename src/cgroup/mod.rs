@@ -21,7 +21,7 @@ use crate::units::{Bytes, Nsec};
 use dir::CgroupDir;
 use format::Bandwidth;
 use layout::Version;
-use stats::{CpuUsage, Cpuset, HugetlbLevel, Io, Memory};
+use stats::{CpuUsage, Cpuset, HugetlbLevel, Io, Memory, Resource};
 
 /// The readers of a cgroup's files. `levels` is a cgroup and its ancestors, nearest first,
 /// without the hierarchy's root; a controller that is not enabled answers none.
@@ -47,6 +47,15 @@ impl Version {
         match self {
             Version::V1 => v1::hugetlb(dir, size),
             Version::V2 => v2::hugetlb(dir, size),
+        }
+    }
+
+    /// The names of the files that tell a cgroup's limits of a resource, and its use of it.
+    #[must_use]
+    pub fn limit_files(self, resource: Resource) -> &'static [&'static str] {
+        match self {
+            Version::V1 => v1::limit_files(resource),
+            Version::V2 => v2::limit_files(resource),
         }
     }
 

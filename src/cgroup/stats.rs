@@ -161,6 +161,17 @@ impl Memory {
     }
 }
 
+/// What a cgroup limits, level by level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Memory and swap.
+    Memory,
+    /// CPU time.
+    Cpu,
+    /// Which CPUs and memory nodes.
+    Cpuset,
+}
+
 /// Huge pages of one size at one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HugetlbLevel {

@@ -7,11 +7,24 @@ use crate::units::{Bytes, Limit, Nsec};
 use super::dir::CgroupDir;
 use super::format::{Bandwidth, device_operations, flat_keyed, parse_number};
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Room, Swap,
-    SwapLimit, tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Resource, Room,
+    Swap, SwapLimit, tighten,
 };
 
 const NUMBER: &str = "a number";
+
+pub(super) fn limit_files(resource: Resource) -> &'static [&'static str] {
+    match resource {
+        Resource::Memory => &[
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            "memory.memsw.usage_in_bytes",
+        ],
+        Resource::Cpu => &["cpu.cfs_quota_us", "cpu.cfs_period_us"],
+        Resource::Cpuset => &["cpuset.effective_cpus", MEMS],
+    }
+}
 
 fn number(dir: &CgroupDir, file: &str) -> Result<Option<Bytes>> {
     Ok(dir.read_value(file, parse_number, NUMBER)?.map(Bytes))

@@ -9,13 +9,23 @@ use super::format::{
     Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number,
 };
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Room, Swap,
-    SwapLimit, tighten,
+    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Resource, Room,
+    Swap, SwapLimit, tighten,
 };
 
 /// What these files hold, for messages.
 const NUMBER: &str = "a number";
 const LIMIT: &str = "a number or max";
+
+pub(super) fn limit_files(resource: Resource) -> &'static [&'static str] {
+    match resource {
+        Resource::Memory => {
+            &["memory.max", "memory.current", "memory.swap.max", "memory.swap.current"]
+        }
+        Resource::Cpu => &["cpu.max"],
+        Resource::Cpuset => &["cpuset.cpus.effective", MEMS],
+    }
+}
 
 fn number(dir: &CgroupDir, file: &str) -> Result<Option<Bytes>> {
     Ok(dir.read_value(file, parse_number, NUMBER)?.map(Bytes))

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod disk;
+pub mod levels;
 pub mod load;
 mod memory;
 mod node;

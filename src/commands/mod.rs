@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+mod explain;
 mod run;
 mod serve;
 
@@ -22,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Explain(explain::Args),
     Run(Box<run::Args>),
     Serve(serve::Args),
 }
@@ -30,6 +32,7 @@ enum Command {
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     match Cli::try_parse_from(&arguments) {
+        Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
         Ok(Cli { command: Command::Run(args) }) => run::run(*args),
         Ok(Cli { command: Command::Serve(args) }) => serve::run(args),
         Err(error) => refuse(&error, arguments.get(1).is_some_and(|name| name == "run")),

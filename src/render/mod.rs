@@ -6,12 +6,16 @@ mod diskstats;
 mod loadavg;
 mod meminfo;
 mod node;
+mod origin;
 mod stat;
 mod swaps;
 mod uptime;
 mod vmstat;
 
 use crate::facts::Facts;
+
+use origin::SAME;
+pub use origin::{Origin, origin};
 
 /// The file's text.
 #[must_use]

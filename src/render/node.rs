@@ -16,8 +16,8 @@ pub(super) fn meminfo(host: &[u8], memory: &Memory) -> Vec<u8> {
             ("MemUsed", _) => (memory.total - memory.free).kib(),
             // With what is in the swap cache, as the kernel counts it.
             ("FilePages", _) => (memory.stat.file + memory.stat.swapcached).kib(),
-            (_, Source::Amount(amount)) => amount(memory).kib(),
-            (_, Source::Pages(pages)) => pages(memory),
+            (_, Source::Amount(amount, ..)) => amount(memory).kib(),
+            (_, Source::Pages(pages, ..)) => pages(memory),
             (_, Source::Host) => found.value,
             (_, Source::Nothing) => 0,
         };

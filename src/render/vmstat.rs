@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::facts::{IoCounts, Memory, MemoryEvents, PageSizes};
 use crate::units::Bytes;
 
-use super::lines;
+use super::{Origin, SAME, lines};
 
 /// Where a line's value comes from.
 enum Source {
@@ -269,6 +269,27 @@ impl Sources {
         self.next = place + 1;
         &LINES[place].1
     }
+}
+
+/// What a line is made of.
+pub(super) fn origin(line: &str) -> Option<Origin> {
+    let name = line.split(' ').next()?;
+    let (_, source) = LINES.iter().find(|(known, _)| *known == name)?;
+    Some(match source {
+        Host => Origin::Host,
+        Pages(_) => Origin::made_of("meminfo's memory of this kind, in pages", SAME),
+        HugePages(_) => Origin::made_of("meminfo's memory of this kind, in huge pages", SAME),
+        Kib(_) => Origin::made_of("meminfo's memory of this kind, in kB", SAME),
+        Io(_) => Origin::made_of(
+            "bytes of all disks in io.stat / 1024",
+            "bytes of all disks in blkio.* / 1024",
+        ),
+        Event => Origin::Cgroup {
+            v2: format!("memory.stat {name}").into(),
+            v1: format!("memory.stat total_{name}").into(),
+        },
+        Nothing => Origin::Nothing,
+    })
 }
 
 fn count(amount: Bytes, size: Bytes) -> u64 {

@@ -4,6 +4,7 @@
 //! as a whole the host's own; no lookups are counted, and a handle is only a hint: so a later
 //! daemon can serve what an earlier one opened.
 
+pub mod explain;
 mod handle;
 mod tree;
 

@@ -703,6 +703,39 @@ fn programs_count_the_cpus_that_the_container_has() {
 }
 
 #[test]
+fn explain_tells_what_a_container_sees_and_why() {
+    let stage = Stage::new();
+    let container = stage.idle(&["-m=300m", "--cpus=0.5"]);
+    let explain = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lxcfs-rs"));
+        command.arg("explain").args(arguments);
+        succeed(command)
+    };
+    let id = container.inspect("{{.Id}}");
+    let pid = container.pid().to_string();
+    let memory = format!("/{}: memory.limit_in_bytes 314572800*,", id.trim_end());
+    for arguments in [&[&id[..12], "meminfo"][..], &["--pid", &pid, "/proc/meminfo"]] {
+        let told = explain(arguments);
+        assert!(told.starts_with(&format!("process {pid}: container\n")), "{told}");
+        assert!(told.contains(&memory), "{told}");
+        let total = told.lines().find(|line| line.starts_with("MemTotal:")).unwrap();
+        let words = "least memory.limit_in_bytes over the levels, at most the host's";
+        assert!(total.contains(" 307200 kB") && total.ends_with(words), "{total}");
+        let buffers = told.lines().find(|line| line.starts_with("Buffers:")).unwrap();
+        assert!(buffers.ends_with("# 0: no cgroup counts it"), "{buffers}");
+    }
+    let host = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    assert_eq!(
+        explain(&["--diff", &id[..12], "/sys/devices/system/cpu/online"]),
+        format!("--- host /sys/devices/system/cpu/online\n+++ shown\n-{host}+0\n")
+    );
+    let json = explain(&["--json", "--pid", &pid, "/sys/devices/system/cpu/present"]);
+    for part in ["\"subject\": \"container\"", "\"text\": \"0\"", "\"cpu.cfs_quota_us\""] {
+        assert!(json.contains(part), "{part}: {json}");
+    }
+}
+
+#[test]
 fn two_containers_side_by_side_have_their_own_cpus() {
     let stage = Stage::new();
     let both: Vec<Container<'_>> =
