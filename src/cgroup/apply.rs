@@ -437,17 +437,20 @@ fn make_levels(hierarchy: &Hierarchy, dir: &Path) -> Result<()> {
 /// The cgroup that holds what stood in a cgroup which is to have controllers for its children.
 const MOVED: &str = "init";
 
-/// Moves the processes of the v2 cgroup `dir` into one below, where they may stay: a cgroup with
-/// processes of its own switches no controller on for its children, but for the hierarchy's
-/// root. Such is the cgroup of a container in which another is made.
+/// Moves the processes of the v2 cgroup `dir`, if any, into one below, where they may stay: a
+/// cgroup with processes of its own switches no controller on for its children, but for the
+/// hierarchy's root. Such is the cgroup of a container in which another is made.
 fn move_own_processes(dir: &Path) -> Result<()> {
+    let procs = dir.join("cgroup.procs");
+    let list = fs::read_to_string(&procs).map_err(|error| Error::io("read", &procs, error))?;
+    if list.is_empty() {
+        return Ok(());
+    }
     let below = dir.join(MOVED);
     match fs::create_dir(&below) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made.map_err(|error| Error::io("mkdir", &below, error))?,
     }
-    let procs = dir.join("cgroup.procs");
-    let list = fs::read_to_string(&procs).map_err(|error| Error::io("read", &procs, error))?;
     for pid in list.lines() {
         match write(&below.join("cgroup.procs"), pid) {
             // It has ended.
@@ -472,16 +475,16 @@ fn delegate_controllers(dir: &Path) -> Result<()> {
     let available = words("cgroup.controllers")?;
     let enabled = words("cgroup.subtree_control")?;
     let is_in = |list: &[String], name: &str| list.iter().any(|other| other == name);
-    let missing =
-        V2_CONTROLLERS.iter().filter(|name| is_in(&available, name) && !is_in(&enabled, name));
+    let missing: Vec<_> = V2_CONTROLLERS
+        .iter()
+        .filter(|name| is_in(&available, name) && !is_in(&enabled, name))
+        .collect();
+    // The hierarchy's root has no such file.
+    if !missing.is_empty() && dir.join("cgroup.type").exists() {
+        move_own_processes(dir)?;
+    }
     for name in missing {
-        let switch_on = || write(&dir.join("cgroup.subtree_control"), &format!("+{name}"));
-        let is_busy = |error: &Error| error.errno() == libc::EBUSY;
-        let switched = match switch_on() {
-            Err(error) if is_busy(&error) => move_own_processes(dir).and_then(|()| switch_on()),
-            switched => switched,
-        };
-        match switched {
+        match write(&dir.join("cgroup.subtree_control"), &format!("+{name}")) {
             // The cgroup is gone, not the controller.
             Err(error) if error.errno() == libc::ENODEV => return Err(error),
             Err(error) => log::warn!("{error} (+{name})"),

@@ -1,4 +1,6 @@
 //! Payloads that mean harm: contained, with the right status, and nothing of the host changed.
+//! What must not be written is opened to be, no more: a test that fails harms the host no more
+//! than one that passes.
 //!
 //! Needs what `run` needs.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
@@ -115,7 +117,7 @@ fn what_the_kernel_does_not_divide_cannot_be_written() {
         /sys/firmware/x /sys/fs/cgroup/x /sys/fs/cgroup/cgroup.procs \
         /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max \
         /sys/fs/cgroup/devices/devices.allow /sys/devices/system/cpu/online; do
-            { echo 1 > $file; } 2>/dev/null && echo $file
+            { true >> $file; } 2>/dev/null && echo $file
         done
         for dir in /proc /proc/sys /proc/self /sys /sys/fs/cgroup /sys/fs/cgroup/*; do
             mkdir $dir/x 2>/dev/null && echo $dir
@@ -126,11 +128,9 @@ fn what_the_kernel_does_not_divide_cannot_be_written() {
         rm /proc/meminfo 2>/dev/null && echo removed
         head -c 1 /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | grep -v '^==>' | grep .
         true";
-    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     for flags in [[].as_slice(), &["--rootfs", Scratch::busybox_root().path()], &["-u", "1000"]] {
         assert_eq!(printed(flags, script), "", "{flags:?}");
     }
-    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), hostname);
 }
 
 /// The recipe that mounts a hierarchy of its own and has the host's kernel run its release_agent;
@@ -144,7 +144,7 @@ fn no_release_agent_is_installed() {
             umount /tmp/cgroup
         done
         for agent in /sys/fs/cgroup/*/release_agent /sys/fs/cgroup/release_agent; do
-            { echo /evil > $agent; } 2>/dev/null && echo wrote $agent
+            { true >> $agent; } 2>/dev/null && echo wrote $agent
         done
         true";
     assert_eq!(printed(&[], script), "");
@@ -287,11 +287,10 @@ fn links_that_change_meanwhile_lead_nowhere() {
     let script = "for proc in /proc /proc.aside; do
             for file in $proc/sys/kernel/core_pattern $proc/sysrq-trigger; do
                 [ \"$(busybox stat -f -c %t $file 2>/dev/null)\" = 9fa0 ] || continue
-                { echo h > $file; } 2>/dev/null && echo wrote $file
+                { true >> $file; } 2>/dev/null && echo opened $file
             done
         done
         true";
-    let core_pattern = fs::read("/proc/sys/kernel/core_pattern").unwrap();
     let mut ran = 0;
     for _ in 0..60 {
         let (status, printed, said) =
@@ -303,7 +302,6 @@ fn links_that_change_meanwhile_lead_nowhere() {
     }
     stop.store(true, Ordering::Relaxed);
     swap.join().unwrap();
-    assert_eq!(fs::read("/proc/sys/kernel/core_pattern").unwrap(), core_pattern);
     assert_eq!(fs::read_dir(&outside.0).unwrap().count(), 0, "something was made outside");
     println!("{ran} of 60 found their way");
 }
