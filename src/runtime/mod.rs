@@ -7,9 +7,10 @@
 //! ```text
 //! lxcfs-rs run ── fork ──> its own daemon, only where none serves the host:
 //!      │                   own mount namespace, host's pid namespace
-//!      └── clone3 ───────> first process: pid, mount, uts, ipc, time namespaces; on cgroup2
-//!                          born into its cgroup; joins the v1 cgroups; cgroup namespace;
-//!                          root, /proc, our files; confined; exec
+//!      └── clone3 ───────> first process: pid, mount, uts, ipc, time, maybe net namespaces; on
+//!                          cgroup2 born into its cgroup; joins the v1 cgroups; cgroup
+//!                          namespace; root, /proc, our files, volumes; maybe user namespace;
+//!                          confined; exec
 //! ```
 //! Both children die with the runtime.
 
