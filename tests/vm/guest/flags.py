@@ -89,8 +89,9 @@ def test_run_in_run_is_bounded_by_both():
         equal("MemTotal", total.split()[1], str(100 * 1024))
         equal("memory.max", limit, str(int(inner[:-1]) * MIB))
         assert float(uptime.split()[0]) < 60, uptime
-    script = f"{BINARY} run --pids-limit 9 -- true && find /sys/fs/cgroup -name 'lxcfs-rs*'"
-    equal("what is left in the outer one", output("--privileged", "--", "sh", "-c", script), "")
+    script = f"{BINARY} run --pids-limit 9 -- true && find /sys/fs/cgroup -name 'lxcfs-rs*'; grep MemTotal /proc/meminfo"
+    equal("what is left in the outer one, and what it sees then",
+          output("--privileged", "-m", "100m", "--", "sh", "-c", script).split(), ["MemTotal:", str(100 * 1024), "kB"])
     hog = [BINARY, "run", "-m", "1g", "--memory-swap", "1g", "--", "python3", "-c", "bytearray(256 << 20)"]
     equal("status of a hog in an outer limit",
           run("--privileged", "-m", "64m", "--memory-swap", "64m", "--", *hog).returncode, 137)
