@@ -57,7 +57,8 @@ pub enum Error {
     /// A read-only file was opened for writing.
     #[error("opened for writing, but the file is read-only")]
     ReadOnly,
-    /// What the kernel answers for a file that is passed on as it is, or would answer.
+    /// What the kernel answers for a file that is passed on as it is, or would answer; for a
+    /// pressure trigger too.
     #[error("{}", describe(.0))]
     Passed(io::Error),
     /// A read that fills the page cache, which all containers share.

@@ -17,6 +17,9 @@ pub enum ProcFile {
     CpuOnline,
     Slabinfo,
     Vmstat,
+    PressureCpu,
+    PressureIo,
+    PressureMemory,
 }
 
 /// One row of the table.
@@ -47,10 +50,18 @@ pub const TABLE: &[Row] = &[
     row(ProcFile::CpuOnline, 23, "sys/devices/system/cpu/online"),
     Row { mode: 0o400, ..row(ProcFile::Slabinfo, 24, "proc/slabinfo") },
     Row { docker: false, ..row(ProcFile::Vmstat, 25, "proc/vmstat") },
+    pressure(ProcFile::PressureCpu, 26, "proc/pressure/cpu"),
+    pressure(ProcFile::PressureIo, 27, "proc/pressure/io"),
+    pressure(ProcFile::PressureMemory, 28, "proc/pressure/memory"),
 ];
 
 const fn row(file: ProcFile, ino: u64, path: &'static str) -> Row {
     Row { file, ino, path, mode: 0o444, docker: true }
+}
+
+/// Written to set a trigger.
+const fn pressure(file: ProcFile, ino: u64, path: &'static str) -> Row {
+    Row { file, ino, path, mode: 0o666, docker: false }
 }
 
 /// A directory of the tree.
@@ -73,6 +84,7 @@ pub const DIRECTORIES: &[Directory] = &[
     Directory { ino: 5, path: "sys/devices/system", mode: 0o755 },
     Directory { ino: 6, path: "sys/devices/system/cpu", mode: 0o755 },
     Directory { ino: 7, path: "sys/devices/system/node", mode: 0o755 },
+    Directory { ino: 8, path: "proc/pressure", mode: 0o555 },
 ];
 
 /// A directory of /sys that is served as a whole: the host's own files, of which a reader is
@@ -126,12 +138,21 @@ pub const TREES: &[Tree] = &[
     Tree { tree: SysTree::Node, path: "sys/devices/system/node", member: "node" },
 ];
 
-/// What is mounted into a container, at the same path: every tree, and every file outside of
-/// them.
-pub fn mounts() -> impl Iterator<Item = &'static str> {
-    let files = TABLE.iter().map(|row| row.path);
-    let outside = |path: &&str| !TREES.iter().any(|tree| Path::new(path).starts_with(tree.path));
-    files.filter(outside).chain(TREES.iter().map(|tree| tree.path))
+/// What is mounted into a container, at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The path below the mountpoint.
+    pub path: &'static str,
+    /// Whether it is written to.
+    pub is_written: bool,
+}
+
+/// What is mounted into a container: every tree, and every file outside of them.
+pub fn mounts() -> impl Iterator<Item = Mount> {
+    let outside = |row: &&Row| !TREES.iter().any(|tree| Path::new(row.path).starts_with(tree.path));
+    let file = |row: &Row| Mount { path: row.path, is_written: row.mode & 0o222 != 0 };
+    let tree = |tree: &Tree| Mount { path: tree.path, is_written: false };
+    TABLE.iter().filter(outside).map(file).chain(TREES.iter().map(tree))
 }
 
 /// The row of a file.
@@ -162,7 +183,7 @@ mod tests {
         for tree in TREES {
             assert!(DIRECTORIES.iter().any(|dir| dir.path == tree.path), "{}", tree.path);
         }
-        let mounts: BTreeSet<&str> = mounts().collect();
+        let mounts: BTreeSet<&str> = mounts().map(|mount| mount.path).collect();
         assert!(mounts.contains("proc/meminfo") && mounts.contains("sys/devices/system/cpu"));
         assert!(!mounts.contains("sys/devices/system/cpu/online"));
         let cpu = &TREES[0];

@@ -19,11 +19,14 @@ pub enum Controller {
     Blkio,
     Hugetlb,
     Freezer,
+    /// Pressure stall information: no controller, but what every cgroup of the unified hierarchy
+    /// has, beside v1 ones too; Linux 4.20.
+    Psi,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Controller; 7] = [
+    pub const ALL: [Controller; 8] = [
         Controller::Memory,
         Controller::Cpu,
         Controller::Cpuacct,
@@ -31,6 +34,7 @@ impl Controller {
         Controller::Blkio,
         Controller::Hugetlb,
         Controller::Freezer,
+        Controller::Psi,
     ];
 
     /// Its v1 name.
@@ -44,6 +48,7 @@ impl Controller {
             Controller::Blkio => "blkio",
             Controller::Hugetlb => "hugetlb",
             Controller::Freezer => "freezer",
+            Controller::Psi => "psi",
         }
     }
 }

@@ -372,6 +372,8 @@ impl Run {
                 format!("{own} with {path} = {text:?}")
             };
             match shown {
+                // The kernel counts none for this container, or not any more.
+                Err(error) if own.contains("pressure") && error.errno() == libc::EOPNOTSUPP => {}
                 // Nothing counts what the container's CPUs did: what the machine's did.
                 Ok(shown) if text.is_none() && shown == self.hosts(file) => {}
                 Ok(shown) => self.check_text(file, &shown, text.unwrap_or_default(), &excerpt),
@@ -427,7 +429,10 @@ impl Run {
             | ProcFile::Slabinfo
             | ProcFile::Swaps
             | ProcFile::Vmstat
-            | ProcFile::CpuOnline => {}
+            | ProcFile::CpuOnline
+            | ProcFile::PressureCpu
+            | ProcFile::PressureIo
+            | ProcFile::PressureMemory => {}
         }
     }
 
@@ -571,7 +576,7 @@ fn damaged_at_the_start() {
             let Ok(container) = fixture.container(fixture.init_of("c1")) else { return Ok(()) };
             let subject = lxcfs_rs::container::Subject::Container(container);
             let who = Who { reader: None, subject };
-            for row in TABLE {
+            for row in TABLE.iter().filter(|row| !row.path.contains("pressure")) {
                 let shown = fixture.show(row.file, &who)?;
                 assert!(!shown.is_empty() || row.file == ProcFile::Diskstats, "{}", row.path);
             }

@@ -62,7 +62,7 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Gone`] where the cgroup was removed in mid-read; else [`Error::Io`].
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.answer(name, file::read_record_at(&self.fd, name))
+        self.answer("read", name, file::read_record_at(&self.fd, name))
     }
 
     /// Reads one of the files that list processes or threads, one id a line, which the kernel
@@ -71,21 +71,29 @@ impl CgroupDir {
     /// # Errors
     /// As [`CgroupDir::read`].
     pub fn read_list(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.answer(name, file::read_at(&self.fd, name))
+        self.answer("read", name, file::read_at(&self.fd, name))
     }
 
-    fn answer(&self, name: &str, read: io::Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
-        match read {
-            Ok(text) => Ok(Some(text)),
+    fn answer<T>(&self, op: &'static str, name: &str, answer: io::Result<T>) -> Result<Option<T>> {
+        match answer {
+            Ok(found) => Ok(Some(found)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => Ok(None),
                 // A controller that the cgroup has but can't answer for (io without a policy,
                 // `cgroup.procs` of a threaded cgroup) is one it doesn't have.
                 Some(libc::EOPNOTSUPP) => Ok(None),
                 Some(libc::ENODEV) => Err(self.gone()),
-                _ => Err(Error::io("read", self.path.join(name), error)),
+                _ => Err(Error::io(op, self.path.join(name), error)),
             },
         }
+    }
+
+    /// Opens a file of the cgroup for reading and writing; none as of [`CgroupDir::read`].
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read`].
+    pub fn open_to_write(&self, name: &str) -> Result<Option<OwnedFd>> {
+        self.answer("open", name, file::open_to_write_at(&self.fd, name))
     }
 
     /// Reads a file that holds one value, and parses it; none where it is absent, and where
@@ -233,8 +241,10 @@ mod tests {
     #[test]
     fn what_the_kernel_may_answer_instead_of_a_text() {
         let (_top, dirs) = made_of(&[&[("cgroup.procs", "")]]);
-        let answer =
-            |errno| dirs[0].answer("io.stat", Err(std::io::Error::from_raw_os_error(errno)));
+        let answer = |errno| {
+            let refused: io::Result<()> = Err(io::Error::from_raw_os_error(errno));
+            dirs[0].answer("read", "io.stat", refused)
+        };
         assert_eq!(answer(libc::ENOENT).unwrap(), None);
         assert_eq!(answer(libc::EOPNOTSUPP).unwrap(), None);
         assert_eq!(answer(libc::ENODEV).unwrap_err().errno(), libc::ESRCH);

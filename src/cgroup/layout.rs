@@ -104,8 +104,9 @@ impl Layout {
     /// (`memory`, `cpu`, `cpuacct`, `cpuset`, `blkio`, `hugetlb`, `freezer`, `pids`).
     ///
     /// A controller bound to a v1 hierarchy is never available on v2 at the same time. On v2
-    /// `cpuacct` is part of every cgroup's `cpu.stat` and `freezer` of its core files, so for
-    /// these two the cgroup2 mount answers where v1 has none, whatever it lists.
+    /// `cpuacct` is part of every cgroup's `cpu.stat`, `freezer` and `psi` (which v1 has not) of
+    /// its core files, so for these the cgroup2 mount answers where v1 has none, whatever it
+    /// lists.
     #[must_use]
     pub fn controller(&self, controller: &str) -> Option<usize> {
         let on_v1 = self.hierarchies.iter().position(|hierarchy| {
@@ -118,7 +119,7 @@ impl Layout {
         let v2_name =
             V2_NAMES.iter().find(|(v1, _)| *v1 == controller).map_or(controller, |(_, v2)| *v2);
         let listed = self.unified_controllers.iter().any(|name| name == v2_name);
-        let implicit = matches!(controller, "cpuacct" | "freezer");
+        let implicit = matches!(controller, "cpuacct" | "freezer" | "psi");
         if !listed && !implicit {
             return None;
         }

@@ -9,6 +9,7 @@ pub mod levels;
 pub mod load;
 mod memory;
 mod node;
+pub mod pressure;
 pub mod tree;
 
 pub use cpu::CpuCount;
@@ -77,6 +78,9 @@ impl Collector {
             ProcFile::Diskstats => self.diskstats(&scope)?,
             ProcFile::Slabinfo => self.slabinfo(&scope)?,
             ProcFile::Vmstat => self.vmstat(&scope)?,
+            ProcFile::PressureCpu | ProcFile::PressureIo | ProcFile::PressureMemory => {
+                self.pressure(&scope, file)?
+            }
         };
         // Only now: a cgroup that is removed between two of its files would have no limit.
         container.check_exists()?;
@@ -100,6 +104,9 @@ impl Collector {
             ProcFile::Uptime => proc.read_record("uptime"),
             ProcFile::Vmstat => proc.read("vmstat"),
             ProcFile::CpuOnline => self.kernel.sys.read("devices/system/cpu/online"),
+            ProcFile::PressureCpu | ProcFile::PressureIo | ProcFile::PressureMemory => {
+                self.host_pressure(file)
+            }
         };
         text.map(Facts::Verbatim)
     }

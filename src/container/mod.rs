@@ -33,6 +33,17 @@ pub struct Who {
     pub subject: Subject,
 }
 
+impl Who {
+    /// The cgroups that bound what the reader is shown; none where nothing is known of it.
+    #[must_use]
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        match &self.subject {
+            Subject::Unknown => None,
+            Subject::Host(container) | Subject::Container(container) => Some(container),
+        }
+    }
+}
+
 /// What a reader is shown.
 #[derive(Clone, Debug)]
 pub enum Subject {

@@ -28,7 +28,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{self, Error, Result};
-use crate::vfs::{Attr, Kind, Vfs};
+use crate::vfs::{Attr, Fired, Kind, Vfs, Waiter};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
@@ -108,8 +108,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.ask(|vfs| vfs.open(ino.0, flags.0)) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.ask(|vfs| vfs.open(ino.0, flags.0, request.pid())) {
             Err(errno) => reply.error(errno),
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
         }
@@ -189,19 +189,29 @@ impl Filesystem for Adapter {
     fn poll(
         &self,
         _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: PollNotifier,
+        ino: INodeNo,
+        fh: FileHandle,
+        notifier: PollNotifier,
         _: PollEvents,
-        _: PollFlags,
+        flags: PollFlags,
         reply: ReplyPoll,
     ) {
-        reply.poll(
-            PollEvents::POLLIN
-                | PollEvents::POLLOUT
-                | PollEvents::POLLRDNORM
-                | PollEvents::POLLWRNORM,
-        );
+        let waiter = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| {
+            // Nobody waits any more where the kernel does not know the handle.
+            Waiter::new(move || drop(notifier.notify()))
+        });
+        let events = PollEvents::POLLIN
+            | PollEvents::POLLOUT
+            | PollEvents::POLLRDNORM
+            | PollEvents::POLLWRNORM;
+        match self.ask(|vfs| Ok(vfs.poll(ino.0, fh.0, waiter))) {
+            Err(errno) => reply.error(errno),
+            Ok(None | Some(Fired::No)) => reply.poll(events),
+            Ok(Some(Fired::Yes)) => reply.poll(events | PollEvents::POLLPRI),
+            Ok(Some(Fired::Never)) => {
+                reply.poll(events | PollEvents::POLLPRI | PollEvents::POLLERR);
+            }
+        }
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
@@ -256,17 +266,21 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
         _: u64,
-        _: &[u8],
+        text: &[u8],
         _: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EACCES);
+        match self.ask(|vfs| vfs.write(ino.0, fh.0, request.pid(), text)) {
+            Err(errno) => reply.error(errno),
+            // No longer than MAX_WRITE.
+            Ok(taken) => reply.written(u32::try_from(taken).unwrap_or(u32::MAX)),
+        }
     }
 
     fn setxattr(

@@ -97,6 +97,15 @@ impl ProcRoot {
         file::open_at(&self.dir, name).map_err(|error| Error::io("open", self.path(name), error))
     }
 
+    /// Opens the file `name` for reading and writing.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_to_write(&self, name: &str) -> Result<OwnedFd> {
+        file::open_to_write_at(&self.dir, name)
+            .map_err(|error| Error::io("open", self.path(name), error))
+    }
+
     /// The namespace of one kind that `process` (a pid or `self`) is in.
     ///
     /// # Errors

@@ -48,6 +48,12 @@ pub fn parse_state(status: &[u8]) -> Option<u8> {
     status_value(status, "State")?.bytes().next()
 }
 
+/// `CapEff`: the effective capabilities, capabilities(7), a bit for each.
+#[must_use]
+pub fn parse_effective_capabilities(status: &[u8]) -> Option<u64> {
+    u64::from_str_radix(status_value(status, "CapEff")?, 16).ok()
+}
+
 /// `NSpid`, Linux 4.1: the process's number in each pid namespace, from the one that the
 /// procfs belongs to down to its own.
 #[must_use]

@@ -33,12 +33,18 @@ pub struct Bind {
     pub source: PathBuf,
     /// The one that it covers.
     pub target: PathBuf,
+    /// Whether it is written to.
+    pub is_written: bool,
 }
 
 /// The bind mounts that put the files served at `mountpoint` into a container.
 #[must_use]
 pub fn plan(mountpoint: &Path) -> Vec<Bind> {
-    let bind = |path| Bind { source: mountpoint.join(path), target: Path::new("/").join(path) };
+    let bind = |mount: files::Mount| Bind {
+        source: mountpoint.join(mount.path),
+        target: Path::new("/").join(mount.path),
+        is_written: mount.is_written,
+    };
     files::mounts().map(bind).collect()
 }
 
@@ -233,7 +239,8 @@ fn open_files(binds: Vec<Bind>, may_lack: bool) -> Result<Files> {
     for bind in binds {
         match open_tree(CWD, &bind.source, flags) {
             Ok(mount) => {
-                restrict(&mount, INERT | READ_ONLY, &bind.target)?;
+                let attributes = if bind.is_written { INERT } else { INERT | READ_ONLY };
+                restrict(&mount, attributes, &bind.target)?;
                 mounts.push((mount, bind.target));
             }
             Err(rustix::io::Errno::NOENT) if may_lack => {
@@ -246,7 +253,7 @@ fn open_files(binds: Vec<Bind>, may_lack: bool) -> Result<Files> {
 }
 
 impl Files {
-    /// Attaches the files, read-only, over the kernel's.
+    /// Attaches the files over the kernel's.
     ///
     /// # Errors
     /// The mount that failed. A file that this kernel does not have is not added to it.
@@ -270,11 +277,13 @@ mod tests {
     #[test]
     fn every_file_covers_the_kernels_of_its_own_path() {
         let binds = plan(Path::new("/var/lib/lxcfs"));
-        let meminfo =
-            Bind { source: "/var/lib/lxcfs/proc/meminfo".into(), target: "/proc/meminfo".into() };
-        assert!(binds.contains(&meminfo));
-        for Bind { source, target } in binds {
-            assert_eq!(source, Path::new("/var/lib/lxcfs").join(target.strip_prefix("/").unwrap()));
+        let is_written = |path: &str| {
+            binds.iter().find(|bind| bind.target == Path::new(path)).unwrap().is_written
+        };
+        assert!(!is_written("/proc/meminfo") && is_written("/proc/pressure/io"));
+        for Bind { source, target, .. } in &binds {
+            let served = target.strip_prefix("/").unwrap();
+            assert_eq!(source, &Path::new("/var/lib/lxcfs").join(served));
         }
     }
 }

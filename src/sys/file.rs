@@ -27,6 +27,15 @@ pub fn open_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Opens `name` below the directory `dir` for reading and writing, never to wait.
+///
+/// # Errors
+/// What openat(2) answers.
+pub fn open_to_write_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
 /// Opens the directory at `path` as a place to look up names from (O_PATH).
 ///
 /// # Errors

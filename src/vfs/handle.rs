@@ -111,6 +111,11 @@ impl Handles {
         }
     }
 
+    /// Whether a handle has a place in the table.
+    pub(super) fn is_open(&self, number: u64) -> bool {
+        self.table.lock().open.contains_key(&number)
+    }
+
     /// Ends a handle.
     pub(super) fn release(&self, number: u64) {
         self.table.lock().open.remove(&number);

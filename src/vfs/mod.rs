@@ -7,15 +7,17 @@
 pub mod explain;
 mod handle;
 mod tree;
+mod triggers;
 
 use std::ffi::OsStr;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::collect::pressure::Pressure;
 use crate::collect::tree::{Part, everybody_has};
 use crate::collect::{Collector, CpuCount, load};
-use crate::container::{Resolver, Subject, Who};
+use crate::container::{Resolver, Who};
 use crate::error::{self, Error, Result};
 use crate::files::{DIRECTORIES, Directory, Row, TABLE};
 use crate::history::{History, store::Store};
@@ -25,8 +27,10 @@ use crate::render::render;
 
 use handle::Handles;
 use tree::{Place, Trees};
+use triggers::Triggers;
 
 pub use crate::procfs::sysfs::Kind;
+pub use triggers::{Fired, Waiter};
 
 /// A stable inode number.
 pub type Ino = u64;
@@ -160,6 +164,7 @@ pub struct Vfs {
     collector: Collector,
     handles: Handles,
     trees: Trees,
+    triggers: Triggers,
 }
 
 impl Vfs {
@@ -171,9 +176,9 @@ impl Vfs {
     pub fn new(kernel: Arc<Kernel>, history: History) -> Result<Vfs> {
         let resolver = Resolver::new(Arc::clone(&kernel))?;
         resolver.remember_births(history.births());
-        let trees = Trees::new(Arc::clone(&kernel));
+        let (trees, triggers) = (Trees::new(Arc::clone(&kernel)), Triggers::default());
         let collector = Collector::new(kernel, resolver.own_time_namespace(), history);
-        Ok(Vfs { resolver, collector, handles: Handles::new(), trees })
+        Ok(Vfs { resolver, collector, handles: Handles::new(), trees, triggers })
     }
 
     /// The filesystem that shows readers of the running machine their containers. What it
@@ -304,14 +309,19 @@ impl Vfs {
         self.trees.read_link(&self.trees.place(ino)?)
     }
 
-    /// Opens a file; `flags` as of open(2). Returns the handle.
+    /// Opens a file for the thread `tid`; `flags` as of open(2). Returns the handle.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] for anything but reading, [`Error::IsADirectory`],
-    /// [`Error::NotFound`].
-    pub fn open(&self, ino: Ino, flags: i32) -> Result<u64> {
+    /// [`Error::ReadOnly`] for writing to what is only read, [`Error::IsADirectory`],
+    /// [`Error::NotFound`]; [`Error::Passed`] with EOPNOTSUPP for pressure where the kernel
+    /// counts none.
+    pub fn open(&self, ino: Ino, flags: i32, tid: u32) -> Result<u64> {
         if self.getattr(ino)?.kind == Kind::Directory {
             return Err(Error::IsADirectory);
+        }
+        if let Some((row, _)) = pressure(ino) {
+            self.render(row, tid)?;
+            return Ok(self.handles.open());
         }
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
@@ -348,8 +358,42 @@ impl Vfs {
         })
     }
 
+    /// Writes to a handle for the thread `tid`; what is written can only be a pressure trigger.
+    /// Returns how many bytes are taken: all.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] for a file that is not written; else as
+    /// [`Collector::set_trigger`], [`Error::Passed`] with EBUSY where the handle has a trigger
+    /// already, and with ENOMEM where its container has too many.
+    pub fn write(&self, ino: Ino, fh: u64, tid: u32, text: &[u8]) -> Result<usize> {
+        let (_, pressure) = pressure(ino).ok_or(Error::ReadOnly)?;
+        // As the kernel does in /proc: a short text whose last byte is the NUL of a C string,
+        // whatever it was.
+        const LONGEST: usize = 32;
+        let mut trigger = text[..text.len().min(LONGEST)].to_vec();
+        *trigger.last_mut().ok_or_else(|| Error::passed(libc::EINVAL))? = 0;
+        if !self.handles.is_open(fh) {
+            return Err(Error::passed(libc::ENOMEM));
+        }
+        let (container, descriptor) = self.with_reader(tid, |who| {
+            if let Some(container) = who.container() {
+                self.triggers.check_room(fh, &container.identity())?;
+            }
+            self.collector.set_trigger(pressure, who, &trigger)
+        })?;
+        self.triggers.add(fh, container, descriptor)?;
+        Ok(text.len())
+    }
+
+    /// What poll(2) on a handle has to tell beyond that it is readable and writable; none for a
+    /// file without triggers. `waiter` is woken when it has fired.
+    pub fn poll(&self, ino: Ino, fh: u64, waiter: Option<Waiter>) -> Option<Fired> {
+        pressure(ino).map(|_| self.triggers.poll(fh, waiter))
+    }
+
     /// Ends a handle.
     pub fn release(&self, fh: u64) {
+        self.triggers.release(fh);
         self.handles.release(fh);
     }
 
@@ -378,21 +422,20 @@ impl Vfs {
             match ask(&who) {
                 // Remembered, and removed since: look once more who is asking.
                 Err(error) if error.is_gone() && attempts.next() != Some(ATTEMPTS) => {
-                    self.forget(&who);
+                    if let Some(container) = who.container() {
+                        self.resolver.forget(container);
+                    }
                 }
                 answer => return answer,
             }
         }
     }
+}
 
-    fn forget(&self, who: &Who) {
-        match &who.subject {
-            Subject::Unknown => {}
-            Subject::Host(container) | Subject::Container(container) => {
-                self.resolver.forget(container);
-            }
-        }
-    }
+/// The pressure file of an inode number, if it is one's.
+fn pressure(ino: Ino) -> Option<(&'static Row, Pressure)> {
+    let row = TABLE.iter().find(|row| row.ino == ino)?;
+    Some((row, Pressure::of(row.file)?))
 }
 
 /// Whether a reader who is shown this part of a tree has a place.
@@ -429,7 +472,7 @@ mod tests {
             let (parent, name) = row.path.rsplit_once('/').unwrap();
             let entries = vfs.readdir(find(&vfs, parent).unwrap().ino, tid()).unwrap();
             assert!(entries.iter().any(|entry| entry.name == name && entry.ino == row.ino));
-            let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC).unwrap();
+            let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC, tid()).unwrap();
             let text = match vfs.read(row.ino, fh, tid(), 0, 1 << 20, true) {
                 // A daemon is root, which a test need not be.
                 Err(error) if row.mode & 0o004 == 0 && error.errno() == libc::EACCES => continue,
@@ -468,9 +511,9 @@ mod tests {
         assert_eq!(errno(vfs.getattr(999)), libc::ENOENT);
         let meminfo = find(&vfs, "proc/meminfo").unwrap().ino;
         for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {
-            assert_eq!(vfs.open(meminfo, flags).unwrap_err().errno(), libc::EACCES);
+            assert_eq!(vfs.open(meminfo, flags, tid()).unwrap_err().errno(), libc::EACCES);
         }
-        assert_eq!(vfs.open(2, libc::O_RDONLY).unwrap_err().errno(), libc::EISDIR);
+        assert_eq!(vfs.open(2, libc::O_RDONLY, tid()).unwrap_err().errno(), libc::EISDIR);
         assert_eq!(vfs.readdir(meminfo, 0).unwrap_err().errno(), libc::ENOTDIR);
         assert_eq!(vfs.read(meminfo, 0, 0, 0, 10, false).unwrap_err().errno(), libc::EIO);
         assert_eq!(vfs.read(2, 0, 0, 0, 10, true).unwrap_err().errno(), libc::EISDIR);

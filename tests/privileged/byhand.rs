@@ -94,6 +94,11 @@ impl Group {
         fs::read_to_string(self.file(name)).unwrap()
     }
 
+    /// Reads the file `name` of its cgroup in one hierarchy.
+    pub(crate) fn get_at(&self, hierarchy: &str, name: &str) -> String {
+        fs::read_to_string(self.dir(hierarchy).join(name)).unwrap()
+    }
+
     pub(crate) fn number(&self, name: &str) -> u64 {
         self.get(name).trim().parse().unwrap()
     }

@@ -7,6 +7,7 @@ mod engine;
 mod flags;
 mod hostile_payloads;
 mod nested;
+mod pressure;
 mod restart;
 mod run;
 mod run_security;

@@ -126,6 +126,18 @@ fn all_of_a_container_see_its_root() {
 }
 
 #[test]
+fn a_container_is_as_old_as_its_init_whatever_was_in_its_cgroup_before() {
+    let served = Served::new();
+    let group = accounted(limit(1));
+    let _before = Plan::host().in_group(&group).start(&served.place);
+    let began = boottime();
+    eventually("the next second", || boottime() - began > Nsec(Nsec::PER_SEC));
+    let mut init = Plan::container(&group).start(&served.place);
+    let birth = start_time(init.pid);
+    assert_age(&mut init, birth);
+}
+
+#[test]
 fn without_a_cgroup_namespace_too() {
     let served = Served::new();
     let group = Group::limited(limit(1));

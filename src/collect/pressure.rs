@@ -1,0 +1,146 @@
+//! Pressure stall information, Documentation/accounting/psi.rst: what a container's tasks waited
+//! for, and triggers that tell when they wait too long.
+
+use std::os::fd::OwnedFd;
+
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use crate::container::{Container, Identity, Subject, Who};
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::files::ProcFile;
+use crate::kernel::Controller;
+use crate::procfs::process;
+
+use super::{Collector, Scope};
+
+/// A file of pressure.
+#[derive(Clone, Copy, Debug)]
+pub struct Pressure {
+    /// In /proc.
+    host: &'static str,
+    /// In a cgroup.
+    cgroup: &'static str,
+}
+
+impl Pressure {
+    /// What is behind `file`; none where that is no file of pressure.
+    #[must_use]
+    pub fn of(file: ProcFile) -> Option<Pressure> {
+        let (host, cgroup) = match file {
+            ProcFile::PressureCpu => ("pressure/cpu", "cpu.pressure"),
+            ProcFile::PressureIo => ("pressure/io", "io.pressure"),
+            ProcFile::PressureMemory => ("pressure/memory", "memory.pressure"),
+            ProcFile::Cpuinfo
+            | ProcFile::Diskstats
+            | ProcFile::Loadavg
+            | ProcFile::Meminfo
+            | ProcFile::Stat
+            | ProcFile::Swaps
+            | ProcFile::Uptime
+            | ProcFile::CpuOnline
+            | ProcFile::Slabinfo
+            | ProcFile::Vmstat => return None,
+        };
+        Some(Pressure { host, cgroup })
+    }
+}
+
+/// The kernel has no pressure of this cgroup: a v1 hierarchy, a kernel without PSI, or
+/// `cgroup.pressure` switched off.
+fn none() -> Error {
+    Error::passed(libc::EOPNOTSUPP)
+}
+
+impl Collector {
+    /// The container's own pressure; the host's for a process of the host, as a limit shows in
+    /// its counters like any other cause.
+    pub(super) fn pressure(&self, scope: &Scope<'_>, file: ProcFile) -> Result<Option<Facts>> {
+        let Some(file) = Pressure::of(file).filter(|_| !scope.is_host) else { return Ok(None) };
+        let levels = scope.container.levels(&self.kernel, Controller::Psi);
+        let dir = levels.dirs.first().ok_or_else(none)?;
+        match dir.read(file.cgroup)? {
+            Some(text) => Ok(Some(Facts::Verbatim(text))),
+            // A cgroup that is removed has no files either.
+            None => Err(dir.check_exists().err().unwrap_or_else(none)),
+        }
+    }
+
+    /// The host's own file, which a kernel without PSI does not have.
+    pub(super) fn host_pressure(&self, file: ProcFile) -> Result<Vec<u8>> {
+        let file = Pressure::of(file).ok_or_else(none)?;
+        self.kernel.proc.read_record(file.host).map_err(|error| match error.errno() {
+            libc::ENOENT | libc::EOPNOTSUPP => none(),
+            _ => error,
+        })
+    }
+
+    /// Sets a trigger on the pressure of the machine that `who` is shown, as write(2) of `text`
+    /// to the kernel's own file does it: the descriptor to poll.
+    ///
+    /// # Errors
+    /// [`Error::Passed`]: EINVAL for a text that is no trigger, and for a window that takes
+    /// CAP_SYS_RESOURCE from a writer without; EOPNOTSUPP where there is no pressure.
+    pub fn set_trigger(
+        &self,
+        file: Pressure,
+        who: &Who,
+        text: &[u8],
+    ) -> Result<(Identity, OwnedFd)> {
+        let (container, is_host) = match &who.subject {
+            Subject::Unknown => return Err(none()),
+            Subject::Host(container) => (container, true),
+            Subject::Container(container) => (container, false),
+        };
+        let open = || self.open_trigger(file, container, is_host);
+        // The kernel goes by the capabilities of whoever opened the file.
+        let trigger = if self.may_watch_closely(who)? { open()? } else { self.unprivileged(open)? };
+        rustix::io::write(&trigger, text).map_err(|errno| Error::passed(errno.raw_os_error()))?;
+        container.check_exists()?;
+        Ok((container.identity(), trigger))
+    }
+
+    fn open_trigger(
+        &self,
+        file: Pressure,
+        container: &Container,
+        is_host: bool,
+    ) -> Result<OwnedFd> {
+        if is_host {
+            return self.kernel.proc.open_to_write(file.host);
+        }
+        let levels = container.levels(&self.kernel, Controller::Psi);
+        let dir = levels.dirs.first().ok_or_else(none)?;
+        dir.open_to_write(file.cgroup)?.ok_or_else(none)
+    }
+
+    /// Whether a writer may have windows of any length: they cost a kernel thread.
+    fn may_watch_closely(&self, who: &Who) -> Result<bool> {
+        let Some(reader) = who.reader else { return Ok(false) };
+        let status = self.kernel.proc.read_record(&format!("{reader}/status"))?;
+        let effective = process::parse_effective_capabilities(&status).unwrap_or(0);
+        Ok(CapabilitySet::from_bits_retain(effective).contains(CapabilitySet::SYS_RESOURCE))
+    }
+
+    /// Opens on a thread of its own, which has given up CAP_SYS_RESOURCE.
+    fn unprivileged(&self, open: impl FnOnce() -> Result<OwnedFd> + Send) -> Result<OwnedFd> {
+        let thread = self.kernel.proc.path("thread-self");
+        let failed = |op, error: std::io::Error| Error::io(op, &thread, error);
+        std::thread::scope(|scope| {
+            let act = || {
+                let mut sets = capabilities(None)
+                    .map_err(|errno| failed("read capabilities of", errno.into()))?;
+                sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+                set_capabilities(None, sets)
+                    .map_err(|errno| failed("limit capabilities of", errno.into()))?;
+                open()
+            };
+            let opening = std::thread::Builder::new()
+                .spawn_scoped(scope, act)
+                .map_err(|error| failed("start", error))?;
+            opening.join().unwrap_or_else(|_| {
+                Err(Error::Panicked { message: "setting a pressure trigger".to_owned() })
+            })
+        })
+    }
+}
