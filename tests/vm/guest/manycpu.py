@@ -1,10 +1,11 @@
-"""Eight CPUs in two sockets: which of them a container sees."""
+"""Eight CPUs in two sockets, each a memory node: which of them a container sees."""
 
 import json
+import re
 import subprocess
 
 from guest.container import Container
-from guest.host import BINARY, CPU, ONLINE, Daemon, equal, output
+from guest.host import BINARY, CPU, NODE, ONLINE, Daemon, equal, output, read
 from guest.serve import check_cpus, processors, stat_cpus
 
 
@@ -99,6 +100,36 @@ for line in sys.stdin:
         equal("taken away", says(), "No such device/No such file or directory")
         reader.stdin.close()
         reader.wait()
+
+
+def test_the_nodes_of_its_mems_share_its_memory():
+    def node_memory():
+        text = container.output("sh", "-c", f"cat /{NODE}/node*/meminfo")
+        found = re.findall(r"^Node (\d) (MemTotal|MemFree|MemUsed): *(\d+) kB$", text, re.MULTILINE)
+        return {(int(node), label): int(value) for node, label, value in found}
+
+    def lists(*names):
+        return [container.output("cat", f"/{NODE}/{name}").strip() for name in names]
+
+    limits = {"nodes/c": {"memory.max": 200 << 20, "cpuset.cpus": "2-6"}}
+    with Daemon(), Container("nodes/c", limits) as container:
+        equal("lists", lists("online", "has_memory", "has_cpu", "node0/cpulist", "node1/cpulist"),
+              ["0-1", "0-1", "0-1", "2-3", "4-6"])
+        memory = node_memory()
+        equal("total", memory[0, "MemTotal"] + memory[1, "MemTotal"], 200 * 1024)
+        # A quarter and three quarters, less what the kernel keeps of each.
+        assert 2 < memory[1, "MemTotal"] / memory[0, "MemTotal"] < 5, memory
+        for node in (0, 1):
+            equal("used", memory[node, "MemUsed"], memory[node, "MemTotal"] - memory[node, "MemFree"])
+        equal("lscpu", re.findall(r"NUMA node(\d) CPU\(s\): *(\S+)", container.output("lscpu")),
+              [("0", "2,3"), ("1", "4-6")])
+        host_distance = read(f"/{NODE}/node1/distance").split()
+        equal("distances", lists("node1/distance"), [" ".join(host_distance)])
+        container.write("nodes/c", "cpuset.mems", "1")
+        equal("total of one", node_memory()[1, "MemTotal"], 200 * 1024)
+        equal("lists of one", lists("online", "has_memory", "possible", "node1/distance"),
+              ["1", "1", "0-1", host_distance[1]])
+        equal("directories", container.output("sh", "-c", f"cd /{NODE} && echo node[0-9]*"), "node1\n")
 
 
 def test_cpus_that_go_offline_are_passed_over():
