@@ -116,3 +116,28 @@ pub(crate) fn start_telling(
 pub(crate) fn start(place: &Place) -> Guarded {
     start_telling(place, serve(&place.mountpoint())).0
 }
+
+/// A place with a daemon.
+pub(crate) struct Served {
+    pub(crate) daemon: Guarded,
+    pub(crate) place: Place,
+}
+
+impl Served {
+    pub(crate) fn new() -> Served {
+        let place = Place::new();
+        Served { daemon: start(&place), place }
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().count()
+    }
+
+    /// In kB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}

@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use crate::byhand::{Group, Program, eventually};
-use crate::daemon::{Guarded, Place, start};
+use crate::daemon::{Guarded, Served};
 
 /// What every probe begins with: it says what it found as a line, and goes on at a line.
 const PRELUDE: &str = r#"
@@ -76,24 +76,9 @@ impl Drop for Probe {
     }
 }
 
-struct Served {
-    daemon: Guarded,
-    place: Place,
-}
-
-impl Served {
-    fn new() -> Served {
-        let place = Place::new();
-        Served { daemon: start(&place), place }
-    }
-
-    fn file(&self, resource: &str) -> String {
-        self.place.file("proc/pressure").join(resource).to_str().unwrap().to_owned()
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().count()
-    }
+/// A file of pressure of a daemon's.
+fn file(served: &Served, resource: &str) -> String {
+    served.place.file("proc/pressure").join(resource).to_str().unwrap().to_owned()
 }
 
 /// Three that want the same CPU.
@@ -119,7 +104,7 @@ while sys.stdin.readline():
     say('end')
 ";
     let mut probes =
-        [&busy, &idle].map(|group| Probe::contained(group, script, &served.file("cpu")));
+        [&busy, &idle].map(|group| Probe::contained(group, script, &file(&served, "cpu")));
     let _spinning = stall(&busy);
     let own = |group: &Group| totals(&group.get_at("unified", "cpu.pressure"));
     eventually("a stall of a second", || own(&busy)[0] > 1_000_000);
@@ -146,7 +131,7 @@ while sys.stdin.readline():
     for resource in ["cpu", "io", "memory"] {
         let host = || totals(&fs::read_to_string(format!("/proc/pressure/{resource}")).unwrap());
         let before = host();
-        let shown = totals(&fs::read_to_string(served.file(resource)).unwrap());
+        let shown = totals(&fs::read_to_string(file(&served, resource)).unwrap());
         let after = host();
         for (index, total) in shown.iter().enumerate() {
             assert!((before[index]..=after[index]).contains(total), "{resource}");
@@ -159,7 +144,7 @@ fn without_a_cgroup_that_counts_there_is_none() {
     let served = Served::new();
     let group = Group::new(&["memory", "cpu", "cpuacct"]);
     let script = "say(attempt(lambda: open(path).read()))";
-    let mut probe = Probe::contained(&group, script, &served.file("memory"));
+    let mut probe = Probe::contained(&group, script, &file(&served, "memory"));
     assert_eq!(probe.line(), "ENOTSUP");
 }
 
@@ -212,7 +197,7 @@ say(poll(file, 0))
 sys.stdin.readline()
 say(poll(file, 120000))
 "#;
-    let file = served.file("cpu");
+    let file = file(&served, "cpu");
     let mut probes = [&busy, &idle].map(|group| Probe::contained(group, script, &file));
     for probe in &mut probes {
         assert_eq!(probe.line(), "set 21");
@@ -241,7 +226,7 @@ for name in ["memory", "cpu", "cpuacct", "unified"]:
 say("set", answer)
 say(poll(file, 120000) & select.POLLERR)
 "#;
-    let mut probe = Probe::contained(&group, script, &served.file("memory"));
+    let mut probe = Probe::contained(&group, script, &file(&served, "memory"));
     assert_eq!(probe.line(), "set 21");
     // Whoever started it, outside of its pid namespace.
     for controller in ["memory", "cpu", "cpuacct", "unified"] {
@@ -271,7 +256,7 @@ for file, _ in files:
 say(trigger(b"some 1000000 2000000\0")[1])
 sys.stdin.readline()
 "#;
-    let file = served.file("memory");
+    let file = file(&served, "memory");
     let mut probe = Probe::contained(&many, script, &file);
     assert_eq!(probe.line(), "1024 76");
     let mut neighbour = Probe::contained(&other, "say(trigger(b'some 1 2000000\\0')[1])", &file);

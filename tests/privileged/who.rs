@@ -20,7 +20,7 @@ use lxcfs_rs::units::Nsec;
 use nix::sched::CloneFlags;
 
 use crate::byhand::{FILES, Group, MIB, Plan, Program, Reader, eventually, mem};
-use crate::daemon::{Guarded, Place, serve, start, start_telling};
+use crate::daemon::{Place, Served, serve, start_telling};
 
 /// How many short containers a test of reuse makes.
 fn many() -> u64 {
@@ -73,30 +73,6 @@ fn assert_age(reader: &mut Reader, birth: Nsec) {
 fn next_tick() {
     let now = boottime();
     eventually("the next tick", || boottime() - now > Nsec(20_000_000));
-}
-
-/// A place with a daemon.
-struct Served {
-    daemon: Guarded,
-    place: Place,
-}
-
-impl Served {
-    fn new() -> Served {
-        let place = Place::new();
-        Served { daemon: start(&place), place }
-    }
-
-    fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().count()
-    }
-
-    /// In kB.
-    fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
 }
 
 // ---- the rule
