@@ -131,7 +131,7 @@ pub fn refuse_in_proc(place: &OwnedFd, path: &Path) -> Result<()> {
     let found = fstatfs(place).map_err(|errno| Error::io("look at", path, errno))?;
     if found.f_type == PROC_SUPER_MAGIC {
         return Err(Error::Refused(format!(
-            "{}: in /proc, where the container's owner has no business",
+            "{}: in /proc, where nothing can be made or mounted",
             path.display()
         )));
     }
