@@ -13,6 +13,8 @@ use crate::units::{Bytes, Nsec};
 pub enum Facts {
     /// The host's file is the truth for this reader.
     Verbatim(Vec<u8>),
+    /// The cgroup has a file of this form itself: pressure, and v1's slabinfo.
+    Own(Vec<u8>),
     /// `/proc/meminfo`.
     Meminfo {
         /// The host's file: its lines and their order.

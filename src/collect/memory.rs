@@ -52,7 +52,7 @@ impl Collector {
         if let Some(dir) = levels.dirs.first() {
             let own = levels.version.slabinfo(dir)?.unwrap_or_default();
             if !own.is_empty() {
-                return Ok(Some(Facts::Verbatim(own)));
+                return Ok(Some(Facts::Own(own)));
             }
         }
         Ok(Some(Facts::SlabinfoHeader { host: self.kernel.proc.read("slabinfo")? }))

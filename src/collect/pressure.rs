@@ -60,7 +60,7 @@ impl Collector {
         let levels = scope.container.levels(&self.kernel, Controller::Psi);
         let dir = levels.dirs.first().ok_or_else(none)?;
         match dir.read(file.cgroup)? {
-            Some(text) => Ok(Some(Facts::Verbatim(text))),
+            Some(text) => Ok(Some(Facts::Own(text))),
             // A cgroup that is removed has no files either.
             None => Err(dir.check_exists().err().unwrap_or_else(none)),
         }

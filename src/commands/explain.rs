@@ -104,13 +104,14 @@ fn tell(args: &Args, container: Option<&str>, file: Option<String>) -> Result<()
     }
     let vfs = Vfs::of_machine()?;
     let bounds = vfs.bounds(pid)?;
-    let paths = file
-        .map_or_else(|| TABLE.iter().map(|row| row.path.to_owned()).collect(), |file| vec![file]);
-    let explain = |path: &String| {
-        let told = vfs.explain(path, pid);
-        told.map_err(|error| Error::Refused(format!("/{path}: {error}")))
+    let files = match file {
+        Some(path) => {
+            let told = vfs.explain(&path, pid);
+            vec![told.map_err(|error| Error::Refused(format!("/{path}: {error}")))?]
+        }
+        // This kernel, or this cgroup, may not have them all.
+        None => TABLE.iter().filter_map(|row| vfs.explain(row.path, pid).ok()).collect(),
     };
-    let files = paths.iter().map(explain).collect::<Result<_>>()?;
     let told = Told { pid, bounds, files };
     let text = if args.json {
         serde_json::to_string_pretty(&told).map_err(|error| Error::Refused(error.to_string()))?

@@ -21,7 +21,7 @@ pub use origin::{Origin, origin};
 #[must_use]
 pub fn render(facts: Facts) -> Vec<u8> {
     match facts {
-        Facts::Verbatim(text) => text,
+        Facts::Verbatim(text) | Facts::Own(text) => text,
         Facts::Meminfo { host, memory } => meminfo::render(&host, &memory),
         Facts::Vmstat { host, memory, events, io, pages } => {
             vmstat::render(&host, &memory, &events, io.as_ref(), pages)

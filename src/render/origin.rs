@@ -46,6 +46,7 @@ pub fn origin(facts: &Facts, line: &str) -> Option<Origin> {
     let tasks = || Origin::made_of("the tasks of the cgroup and all below it", SAME);
     Some(match facts {
         Facts::Verbatim(_) => Origin::Host,
+        Facts::Own(_) => Origin::made_of("the cgroup's own file of this kind", SAME),
         Facts::Meminfo { .. } => return meminfo::origin(line),
         Facts::NodeMeminfo { .. } => Origin::made_of(
             "the line of meminfo, spread over the nodes as the host's memory is",

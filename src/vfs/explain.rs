@@ -48,7 +48,9 @@ impl Vfs {
     /// As [`Vfs::lookup`] and [`Vfs::read`].
     pub fn explain(&self, path: &str, pid: u32) -> Result<Explained> {
         let facts = self.facts(path, pid)?;
-        let host = String::from_utf8_lossy(&render(self.facts(path, 0)?)).into_owned();
+        // The host may have none where the cgroup has one.
+        let host = self.facts(path, 0).map(render).unwrap_or_default();
+        let host = String::from_utf8_lossy(&host).into_owned();
         let version_of = |controller| {
             let hierarchy = self.collector.kernel.hierarchy_of(controller);
             hierarchy.map(|hierarchy| self.collector.kernel.hierarchies[hierarchy].version)
@@ -103,6 +105,6 @@ fn controller_of(facts: &Facts) -> Controller {
         | Facts::Distances { .. }
         | Facts::SmtActive(_) => Controller::Cpuset,
         Facts::Stat { .. } | Facts::Uptime { .. } => Controller::Cpuacct,
-        Facts::Loadavg { .. } | Facts::Verbatim(_) => Controller::Cpu,
+        Facts::Loadavg { .. } | Facts::Verbatim(_) | Facts::Own(_) => Controller::Cpu,
     }
 }
