@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// More CPUs than any kernel is built for (`CONFIG_NR_CPUS` is at most 8192): a larger number
 /// in a cpulist is malformed, so hostile text cannot make a set grow without bound.
 const MOST_CPUS: u32 = 65_536;
 
 /// A set of CPUs by their physical numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CpuSet(BTreeSet<u32>);
 
 impl CpuSet {
@@ -106,6 +109,20 @@ fn parse_cpu(text: &str) -> Option<u32> {
         return None;
     }
     text.parse().ok().filter(|&cpu| cpu < MOST_CPUS)
+}
+
+impl From<CpuSet> for String {
+    fn from(cpus: CpuSet) -> String {
+        cpus.to_string()
+    }
+}
+
+impl TryFrom<String> for CpuSet {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<CpuSet, &'static str> {
+        CpuSet::parse(text.as_bytes()).ok_or("expected a list of CPUs")
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::ops::{Add, Sub};
 use serde::{Deserialize, Serialize};
 
 /// An amount of memory in bytes, as the cgroup files count it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Bytes(pub u64);
 
 impl Bytes {
@@ -91,7 +93,9 @@ impl Sub for Nsec {
 }
 
 /// A span of time in microseconds, the unit of the kernel's CPU bandwidth limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Usec(pub u64);
 
 /// Ticks per second in which the kernel reports times to user space.
@@ -104,13 +108,30 @@ pub const USER_HZ: u64 = 100;
 pub const NSEC_PER_TICK: u64 = Nsec::PER_SEC / USER_HZ;
 
 /// A limit of one cgroup: none (`max`, or a v1 value too large to bind), or a value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Option<T>", into = "Option<T>")]
+#[serde(bound(serialize = "T: Copy + Serialize"))]
 pub enum Limit<T> {
     /// No limit.
     #[default]
     Max,
     /// At most this much.
     At(T),
+}
+
+impl<T> From<Option<T>> for Limit<T> {
+    fn from(value: Option<T>) -> Limit<T> {
+        value.map_or(Limit::Max, Limit::At)
+    }
+}
+
+impl<T> From<Limit<T>> for Option<T> {
+    fn from(limit: Limit<T>) -> Option<T> {
+        match limit {
+            Limit::Max => None,
+            Limit::At(value) => Some(value),
+        }
+    }
 }
 
 impl<T: Ord + Copy> Limit<T> {

@@ -17,12 +17,14 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::devices::{self, DeviceAccess};
 use super::layout::{Hierarchy, Layout, Version};
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
 use crate::sys::bpf::attach_device_program;
+use crate::sys::fuse::replace_descriptor;
 use crate::units::{Bytes, Limit, Usec};
 
 /// The directory below each hierarchy's top that holds the cgroups of all containers.
@@ -42,7 +44,7 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 const MKDIR_ATTEMPTS: usize = 100;
 
 /// What a container may use beyond what the cgroups above it allow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory.
     pub memory: Limit<Bytes>,
@@ -63,7 +65,8 @@ pub struct Limits {
 }
 
 /// A limit of memory and swap together, as `docker run` has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MemoryAndSwap {
     /// Twice the memory.
     #[default]
@@ -207,6 +210,17 @@ struct Cgroup {
     dir: PathBuf,
 }
 
+impl Cgroup {
+    fn of(hierarchy: &Hierarchy, dir: PathBuf) -> Cgroup {
+        Cgroup {
+            version: hierarchy.version,
+            mount_point: hierarchy.mount_point.clone(),
+            controllers: hierarchy.controllers.clone(),
+            dir,
+        }
+    }
+}
+
 /// A container's cgroups on all hierarchies; exist until [`Cgroups::remove`].
 #[derive(Debug)]
 pub struct Cgroups {
@@ -285,12 +299,7 @@ impl Cgroups {
         } else {
             make(hierarchy, &dir)?;
         }
-        self.made.push(Cgroup {
-            version: hierarchy.version,
-            mount_point: hierarchy.mount_point.clone(),
-            controllers: hierarchy.controllers.clone(),
-            dir: dir.clone(),
-        });
+        self.made.push(Cgroup::of(hierarchy, dir.clone()));
         for step in writes {
             match write(&dir.join(step.file), &step.value) {
                 Err(error) if step.optional && error.errno() == libc::ENOENT => {}
@@ -330,6 +339,36 @@ impl Cgroups {
         Ok(())
     }
 
+    /// The cgroups of the running container `id`, to join them; they remain its runtime's.
+    ///
+    /// # Errors
+    /// The directory on cgroup2 that could not be opened.
+    pub fn of_running(layout: &Layout, id: &str) -> Result<Cgroups> {
+        let mut cgroups = Cgroups { made: Vec::new(), lock: None, unified: None };
+        for hierarchy in used(layout) {
+            let dir = dir_of(hierarchy, id);
+            if hierarchy.version == Version::V2 {
+                let handle = File::open(&dir).map_err(|error| Error::io("open", &dir, error))?;
+                cgroups.unified = Some(handle);
+            }
+            cgroups.made.push(Cgroup::of(hierarchy, dir));
+        }
+        Ok(cgroups)
+    }
+
+    /// Lets go of the lock in a child of the runtime, whose copy of the descriptor would hold
+    /// it for as long as the child lives after the runtime was killed.
+    ///
+    /// # Errors
+    /// What dup3(2) answers.
+    pub fn leave_lock(&self) -> Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let null = File::open("/dev/null");
+        let null = null.map_err(|error| Error::io("open", "/dev/null", error))?;
+        replace_descriptor(lock.as_fd(), null.as_fd())
+            .map_err(|error| Error::io("let go of", "the lock of the cgroups", error))
+    }
+
     /// Where the cgroups are.
     pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
         self.made.iter().map(|cgroup| Place {
@@ -350,11 +389,22 @@ impl Cgroups {
     }
 }
 
-/// Removes the cgroups of containers whose runtime was killed before it could.
+/// Whether the runtime that made the cgroups of the container `id` still lives.
+#[must_use]
+pub fn is_owned(layout: &Layout, id: &str) -> bool {
+    let Some(first) = used(layout).next() else { return false };
+    let Ok(handle) = File::open(dir_of(first, id)) else { return false };
+    let locked = Flock::lock(handle, FlockArg::LockSharedNonblock);
+    matches!(locked, Err((_, Errno::EWOULDBLOCK)))
+}
+
+/// Removes the cgroups of containers whose runtime was killed before it could. What else there
+/// is of such a container, by its id, `forget` removes first: its cgroups, which tell that it
+/// is to be swept away, are the last of it.
 ///
 /// # Errors
 /// The first that could not be removed; the others are removed nevertheless.
-pub fn sweep(layout: &Layout) -> Result<()> {
+pub fn sweep(layout: &Layout, forget: impl Fn(&str)) -> Result<()> {
     let mut result = Ok(());
     let Some(first) = used(layout).next() else { return result };
     for dir in children(&first.mount_point.join(PARENT)) {
@@ -363,8 +413,13 @@ pub fn sweep(layout: &Layout) -> Result<()> {
         let Ok(handle) = File::open(&dir) else { continue };
         let Ok(_lock) = Flock::lock(handle, FlockArg::LockExclusiveNonblock) else { continue };
         log::debug!("{}: its runtime is gone, removing it", dir.display());
+        forget(id);
         let dirs: Vec<PathBuf> = used(layout).rev().map(|level| dir_of(level, id)).collect();
         result = result.and(remove_all(dirs.iter().map(PathBuf::as_path)));
+    }
+    for hierarchy in used(layout) {
+        // It had not come to hold anything; or it holds something.
+        let _ = fs::remove_dir(hierarchy.mount_point.join(PARENT));
     }
     result
 }

@@ -4,9 +4,11 @@
 //! and linux/bpf.h (`BPF_PROG_TYPE_CGROUP_DEVICE`).
 
 use crate::sys::bpf::Instruction;
+use serde::{Deserialize, Serialize};
 
 /// Whether any device may be opened, or those alone that tell and do nothing of the host's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeviceAccess {
     /// Any.
     #[default]

@@ -1,14 +1,20 @@
 //! One file per subcommand: its options and the few lines that call the library.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
+use lxcfs_rs::error::Result;
+use lxcfs_rs::runtime::program;
 
+mod exec;
 mod explain;
+mod ps;
 mod run;
 mod serve;
+mod stop;
 
 /// Exit status for a command line that is not understood.
 const STATUS_OF_USAGE: u8 = 2;
@@ -25,25 +31,42 @@ struct Cli {
 enum Command {
     Explain(explain::Args),
     Run(Box<run::Args>),
+    Exec(exec::Args),
+    Ps(ps::Args),
+    Stop(stop::Args),
     Serve(serve::Args),
 }
 
 /// Runs the subcommand that the arguments choose.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let as_docker = match arguments.get(1).and_then(|name| name.to_str()) {
+        Some("run") => Some(run::NAME),
+        Some("exec") => Some(exec::NAME),
+        _ => None,
+    };
+    if let Some(name) = as_docker
+        && let Err(error) = program::protect(&arguments)
+    {
+        eprintln!("{name}: {error}");
+        return ExitCode::from(run::STATUS_OF_OURS);
+    }
     match Cli::try_parse_from(&arguments) {
         Ok(Cli { command: Command::Explain(args) }) => explain::run(&args),
         Ok(Cli { command: Command::Run(args) }) => run::run(*args),
+        Ok(Cli { command: Command::Exec(args) }) => exec::run(args),
+        Ok(Cli { command: Command::Ps(args) }) => ps::run(&args),
+        Ok(Cli { command: Command::Stop(args) }) => stop::run(&args),
         Ok(Cli { command: Command::Serve(args) }) => serve::run(args),
-        Err(error) => refuse(&error, arguments.get(1).is_some_and(|name| name == "run")),
+        Err(error) => refuse(&error, as_docker),
     }
 }
 
 /// Answers a command line that is not to be executed: help on standard output, or what is
-/// wrong on standard error. All that is wrong with `run` has Docker's status.
-fn refuse(error: &clap::Error, is_run: bool) -> ExitCode {
-    let (name, status) =
-        if is_run { (run::NAME, run::STATUS_OF_OURS) } else { ("lxcfs-rs", STATUS_OF_USAGE) };
+/// wrong on standard error. All that is wrong with what Docker has too has Docker's status.
+fn refuse(error: &clap::Error, as_docker: Option<&str>) -> ExitCode {
+    let status = if as_docker.is_some() { run::STATUS_OF_OURS } else { STATUS_OF_USAGE };
+    let name = as_docker.unwrap_or("lxcfs-rs");
     let kind = error.kind();
     if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A closed pipe, as of `--help | head`, is no failure.
@@ -63,6 +86,21 @@ fn one_line(message: &str) -> String {
     let message = message.split("\n\n").next().unwrap_or_default();
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Prints what failed, after the name of who says so.
+fn status_of(name: &str, done: Result<()>) -> ExitCode {
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    eprintln!("{name}: {error}");
+    ExitCode::FAILURE
+}
+
+/// Log lines stand among a command's own output: only what a person must know.
+fn log_for_people(name: &'static str) {
+    let wanted = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(wanted)
+        .format(move |out, record| writeln!(out, "{name}: {}", record.args()))
+        .init();
 }
 
 #[cfg(test)]

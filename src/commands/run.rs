@@ -1,7 +1,6 @@
 //! `lxcfs-rs run`: one container, Docker's way.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,7 +13,7 @@ use lxcfs_rs::fuse::session;
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
 use lxcfs_rs::runtime::namespaces::{self, Network};
-use lxcfs_rs::runtime::spec::{self, Process, Spec};
+use lxcfs_rs::runtime::spec::{self, Attach, Process, Spec};
 use lxcfs_rs::runtime::users::{self, Users};
 use lxcfs_rs::runtime::volumes::{self, Volume};
 use lxcfs_rs::runtime::{self, limits, names};
@@ -25,7 +24,7 @@ use lxcfs_rs::vfs::Vfs;
 pub(super) const NAME: &str = "lxcfs-rs: run";
 
 /// The exit status for whatever is not the command's own doing.
-pub(super) use lxcfs_rs::runtime::init::STATUS_OF_RUNTIME as STATUS_OF_OURS;
+pub(super) use lxcfs_rs::runtime::supervise::STATUS_OF_RUNTIME as STATUS_OF_OURS;
 
 /// Where the host's own daemon serves, if it has one.
 const MOUNTPOINT: &str = "/var/lib/lxcfs";
@@ -34,6 +33,14 @@ const MOUNTPOINT: &str = "/var/lib/lxcfs";
 #[derive(clap::Args, Debug)]
 #[command(disable_help_flag = true)] // Docker's -h is the host name
 pub(crate) struct Args {
+    /// What it is called, besides its id
+    #[arg(long, value_name = "NAME", value_parser = spec::parse_name)]
+    name: Option<String>,
+
+    /// Remove it when it ends: every container is
+    #[arg(long)]
+    rm: bool,
+
     /// Memory limit: a number with an optional suffix b, k, m, g, t or p
     #[arg(short, long, value_name = "SIZE", value_parser = limits::parse_memory)]
     memory: Option<Limit<Bytes>>,
@@ -103,6 +110,14 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR", value_parser = spec::parse_directory)]
     workdir: Option<PathBuf>,
 
+    /// Let the command read this standard input
+    #[arg(short, long)]
+    interactive: bool,
+
+    /// Give the command a terminal of its own
+    #[arg(short, long)]
+    tty: bool,
+
     /// Give it everything: all capabilities, the host's devices, no filter, no covered paths
     #[arg(long)]
     privileged: bool,
@@ -138,7 +153,7 @@ impl Args {
 
 /// Runs the container; the exit status is that of `docker run`.
 pub(crate) fn run(args: Args) -> ExitCode {
-    start_logging();
+    super::log_for_people(NAME);
     let limits = Limits {
         memory: args.memory.unwrap_or_default(),
         memory_and_swap: args.memory_swap.unwrap_or_default(),
@@ -158,7 +173,9 @@ pub(crate) fn run(args: Args) -> ExitCode {
         directory: args.workdir,
         user: args.user.unwrap_or_default(),
     };
+    let attach = Attach { input: args.interactive, terminal: args.tty };
     let spec = Spec {
+        name: args.name,
         limits,
         rootfs: args.rootfs,
         is_read_only: args.read_only,
@@ -168,6 +185,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         users: args.userns.unwrap_or_default(),
         confinement,
         process,
+        attach,
     };
     let (status, error) = match runtime::run(&spec, Path::new(MOUNTPOINT), &serve) {
         Ok(ended) => (ended.status, ended.left),
@@ -187,12 +205,4 @@ fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
     let options =
         session::Options { mountpoint: mountpoint.to_owned(), workers: None, pidfile: None };
     session::serve(&options, |_| Vfs::of_machine(), ready)
-}
-
-/// Log lines stand among the command's own output: only what a person must know.
-fn start_logging() {
-    let wanted = env_logger::Env::default().default_filter_or("warn");
-    env_logger::Builder::from_env(wanted)
-        .format(|out, record| writeln!(out, "{NAME}: {}", record.args()))
-        .init();
 }

@@ -9,6 +9,7 @@ use super::seccomp::Filter;
 use super::user::User;
 use crate::error::{Error, InStep as _, Result};
 use rustix::thread::{CapabilitySet, set_no_new_privs};
+use serde::{Deserialize, Serialize};
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,13 +72,65 @@ impl Asked {
     }
 }
 
-/// How a container is confined: decided, not done yet.
+/// How a container is confined, as plain data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// Whether it may do to the host what root there may.
+    pub privileged: bool,
+    /// What its processes may have, as /proc/PID/status spells it.
+    #[serde(with = "mask")]
+    pub capabilities: CapabilitySet,
+    /// Whether system calls are filtered.
+    pub seccomp: bool,
+    /// Whether exec(2) gives nothing that the process did not have.
+    pub no_new_privileges: bool,
+}
+
+/// Capabilities as a hexadecimal mask.
+mod mask {
+    use rustix::thread::CapabilitySet;
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    pub(super) fn serialize<S: Serializer>(
+        set: &CapabilitySet,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", set.bits()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<CapabilitySet, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bits = u64::from_str_radix(&text, 16).map_err(D::Error::custom)?;
+        Ok(CapabilitySet::from_bits_retain(bits))
+    }
+}
+
+impl Decided {
+    /// What is to become of what was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where something cannot be had.
+    pub fn of(asked: &Asked) -> Result<Decided> {
+        let capabilities =
+            asked.capabilities.grant(capabilities::available()?).map_err(Error::Refused)?;
+        Ok(Decided {
+            privileged: asked.is_privileged(),
+            capabilities,
+            seccomp: asked.is_filtered(),
+            no_new_privileges: asked.no_new_privileges(),
+        })
+    }
+}
+
+/// How a container is confined: ready to be done.
 #[derive(Debug)]
 pub struct Confinement {
-    is_privileged: bool,
-    granted: CapabilitySet,
+    decided: Decided,
     filter: Option<Filter>,
-    no_new_privileges: bool,
 }
 
 /// The devices that a container finds in /dev beyond those that each has.
@@ -85,26 +138,34 @@ pub struct Confinement {
 pub struct Devices(Vec<Device>);
 
 impl Confinement {
-    /// Decides.
+    /// Prepares what was decided.
     ///
     /// # Errors
-    /// [`Error::Refused`] where something cannot be had.
-    pub fn plan(asked: &Asked) -> Result<Confinement> {
-        let granted =
-            asked.capabilities.grant(capabilities::available()?).map_err(Error::Refused)?;
-        let filter = if asked.is_filtered() { Some(Filter::new(granted)?) } else { None };
-        Ok(Confinement {
-            is_privileged: asked.is_privileged(),
-            granted,
-            filter,
-            no_new_privileges: asked.no_new_privileges(),
-        })
+    /// [`Error::Refused`] where no filter can be made.
+    pub fn new(decided: Decided) -> Result<Confinement> {
+        let filter = if decided.seccomp { Some(Filter::new(decided.capabilities)?) } else { None };
+        Ok(Confinement { decided, filter })
+    }
+
+    /// The same with all capabilities that the runtime has. The filter remains as it is.
+    ///
+    /// # Errors
+    /// What capget(2) answers.
+    pub fn with_all_capabilities(mut self) -> Result<Confinement> {
+        self.decided.capabilities = capabilities::available()?;
+        Ok(self)
+    }
+
+    /// What was decided.
+    #[must_use]
+    pub fn decided(&self) -> Decided {
+        self.decided
     }
 
     /// What it may do in /sys and to its own cgroups.
     #[must_use]
     pub fn access(&self) -> Access {
-        if self.is_privileged { Access::Writable } else { Access::ReadOnly }
+        if self.decided.privileged { Access::Writable } else { Access::ReadOnly }
     }
 
     /// Finds the host's devices, before the root changes.
@@ -112,7 +173,7 @@ impl Confinement {
     /// # Errors
     /// The directory that could not be read.
     pub fn devices(&self) -> Result<Devices> {
-        Ok(Devices(if self.is_privileged { devices::of_host()? } else { Vec::new() }))
+        Ok(Devices(if self.decided.privileged { devices::of_host()? } else { Vec::new() }))
     }
 
     /// Makes and covers what /dev, /proc and /sys are to show, once they are mounted.
@@ -121,7 +182,7 @@ impl Confinement {
     /// The device or the mount that failed.
     pub fn arrange(&self, kernel: &KernelFilesystems, devices: &Devices) -> Result<()> {
         devices::make(&devices.0).in_step("devices")?;
-        if self.is_privileged { Ok(()) } else { masks::cover(kernel).in_step("masked paths") }
+        if self.decided.privileged { Ok(()) } else { masks::cover(kernel).in_step("masked paths") }
     }
 
     /// Becomes the user and gives up what the container is not to have: the last that happens
@@ -131,7 +192,7 @@ impl Confinement {
     /// # Errors
     /// The system call that failed.
     pub fn enter(&self, user: &User) -> Result<()> {
-        if self.no_new_privileges {
+        if self.decided.no_new_privileges {
             set_no_new_privs(true)
                 .map_err(|errno| Error::io("set no_new_privs of", "/proc/self", errno))?;
         }
@@ -140,9 +201,9 @@ impl Confinement {
         if let Some(filter) = &self.filter {
             filter.install().in_step("seccomp")?;
         }
-        capabilities::bound_to(self.granted).in_step("capabilities")?;
+        capabilities::bound_to(self.decided.capabilities).in_step("capabilities")?;
         user.assume().in_step("--user")?;
-        let kept = if user.is_root() { self.granted } else { CapabilitySet::empty() };
+        let kept = if user.is_root() { self.decided.capabilities } else { CapabilitySet::empty() };
         capabilities::keep(kept).in_step("capabilities")
     }
 }

@@ -1,6 +1,6 @@
 //! Children that do not outlive the runtime, however it ends.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
@@ -21,6 +21,12 @@ pub fn this_process() -> Result<Parent> {
     let pidfd = pidfd_open(getpid(), PidfdFlags::empty())
         .map_err(|errno| Error::io("open a pidfd of", "/proc/self", errno))?;
     Ok(Parent { pidfd })
+}
+
+impl AsFd for Parent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
 }
 
 impl Parent {

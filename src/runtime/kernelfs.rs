@@ -10,7 +10,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{INERT, READ_ONLY, attach_to, new_filesystem};
+use super::mounts::{self, INERT, READ_ONLY, attach_to, new_filesystem};
 use super::users::{self, Namespace};
 use crate::error::{Error, Result};
 
@@ -60,7 +60,9 @@ impl KernelFilesystems {
         let sys = mount_at_root("sysfs", "/sys", &[], access.attributes())?;
         let dev = mount_at_root("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], nosuid)?;
         let mounted = KernelFilesystems { proc, sys, dev };
-        let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+        const TTY: u32 = 5; // every system's group of terminals
+        let group = users.map_or(TTY, |users| users.outside(TTY)).to_string();
+        let pts = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", group.as_str())];
         let shm = [("mode", "1777"), ("size", "65536k")];
         mounted.mount_in_dev("devpts", "pts", &pts, nosuid | noexec)?;
         mounted.mount_in_dev("tmpfs", "shm", &shm, INERT)?;
@@ -107,6 +109,17 @@ impl KernelFilesystems {
     /// What openat2(2) and move_mount(2) answer.
     pub fn attach(&self, mount: &OwnedFd, place: &Path) -> Result<()> {
         attach_to(mount, self.open(place)?.as_fd(), place)
+    }
+
+    /// Puts a terminal at /dev/console; console(4).
+    ///
+    /// # Errors
+    /// What making the file and mounting the terminal on it answer.
+    pub fn attach_console(&self, terminal: &OwnedFd) -> Result<()> {
+        let place = Path::new("/dev/console");
+        mknodat(&self.dev, "console", FileType::RegularFile, 0o600.into(), 0)
+            .map_err(|errno| Error::io("make", place, errno))?;
+        self.attach(&mounts::clone_open(terminal, place)?, place)
     }
 
     /// Makes the nodes and links in /dev that every program may expect; `null(4)` and the rest.

@@ -20,6 +20,7 @@ pub mod command;
 pub mod confinement;
 pub mod devices;
 pub mod die_with;
+pub mod exec;
 pub mod init;
 pub mod kernelfs;
 pub mod limits;
@@ -30,11 +31,16 @@ pub mod mounts;
 pub mod names;
 pub mod namespaces;
 pub mod procview;
+pub mod program;
+pub mod records;
 pub mod report;
 pub mod rootfs;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod stop;
+pub mod supervise;
+pub mod terminal;
 pub mod user;
 pub mod users;
 pub mod volumes;
@@ -46,10 +52,15 @@ use crate::cgroup::apply::{self, Cgroups};
 use crate::cgroup::layout::Layout;
 use crate::cpulist::CpuSet;
 use crate::error::{Error, InStep as _, Result};
-use confinement::Confinement;
-use init::{Init, Signals};
+use confinement::{Confinement, Decided};
+use init::Init;
+use nix::unistd::Pid;
 use procview::{Serve, View};
+use records::{Entry, Records};
 use spec::Spec;
+use state::{Pin, Record};
+use supervise::Signals;
+use terminal::Streams;
 use users::Users;
 
 /// How a container ended.
@@ -76,12 +87,16 @@ pub fn run(spec: &Spec, mountpoint: &Path, serve: Serve<'_>) -> Result<Ended> {
 }
 
 fn run_with_view(spec: &Spec, layout: &Layout, view: &View, signals: &Signals) -> Result<Ended> {
-    if let Err(error) = apply::sweep(layout) {
+    let records = Records::of_host();
+    if let Err(error) = apply::sweep(layout, |id| records.forget(id)) {
         log::warn!("what an earlier run left: {error}");
     }
     let id = state::new_id()?;
     let cgroups = Cgroups::create(layout, &id, &spec.limits).in_step("cgroups")?;
-    let ended = run_in_cgroups(spec, &id, &cgroups, view, signals);
+    let ended = records.claim(layout, &id, spec.name.as_deref()).and_then(|entry| {
+        let ended = run_in_cgroups(spec, &id, &cgroups, &entry, view, signals);
+        settle(ended, entry.remove())
+    });
     settle(ended, cgroups.remove().in_step("removal of the cgroups"))
 }
 
@@ -89,14 +104,45 @@ fn run_in_cgroups(
     spec: &Spec,
     id: &str,
     cgroups: &Cgroups,
+    entry: &Entry<'_>,
     view: &View,
     signals: &Signals,
 ) -> Result<Ended> {
     view.wait().in_step("the container's own lxcfs-rs")?;
-    let init = Init::start(spec, id, cgroups, view)?;
+    let streams = Streams::prepare(spec.attach)?;
+    let confinement = Confinement::new(Decided::of(&spec.confinement)?)?;
+    let init = Init::start(spec, id, cgroups, view, &confinement, &streams)?;
+    // Known from before the command begins: what it starts by its container's name finds it.
+    let recorded = record(spec, id, &confinement, &init).and_then(|record| entry.publish(&record));
+    if let Err(error) = recorded.in_step("record") {
+        return Err(init.abandon(error));
+    }
+    let running = init.execute(spec, streams)?;
     // With its first process every other process of a pid namespace is gone.
-    let status = init.wait(signals, view)?;
+    let status = running.wait(signals, view)?;
     Ok(Ended { status, left: None })
+}
+
+fn record(spec: &Spec, id: &str, confinement: &Confinement, init: &Init) -> Result<Record> {
+    let (init, runtime) = (Pin::of(init.pid())?, Pin::of(Pid::this())?);
+    Ok(Record::new(id, spec, confinement.decided(), init, runtime))
+}
+
+/// The containers that run, the oldest first. What killed runtimes left is removed.
+///
+/// # Errors
+/// [`Error::Refused`] where root is needed; what reading the records answers.
+pub fn list() -> Result<Vec<Record>> {
+    require_root()?;
+    Records::of_host().living(&read_layout()?)
+}
+
+fn require_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Error::Refused("root is needed to make namespaces and cgroups".to_owned()))
+    }
 }
 
 /// Joins the result of what was done with the result of undoing it.
@@ -117,9 +163,7 @@ fn both(source: Error, undoing: Error) -> Error {
 
 /// Finds what would make a later step fail, before anything is made.
 fn check(spec: &Spec) -> Result<(Spec, Layout)> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::Refused("root is needed to make namespaces and cgroups".to_owned()));
-    }
+    require_root()?;
     if spec.process.command.is_empty() {
         return Err(Error::Refused("no command to run".to_owned()));
     }
@@ -129,7 +173,7 @@ fn check(spec: &Spec) -> Result<(Spec, Layout)> {
             "--userns: a privileged container has the host's users".to_owned(),
         ));
     }
-    Confinement::plan(&spec.confinement)?;
+    Decided::of(&spec.confinement)?;
     let mut spec = spec.clone();
     spec.rootfs = match &spec.rootfs {
         Some(dir) => Some(rootfs::check(dir).in_step("--rootfs")?),

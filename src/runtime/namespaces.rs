@@ -1,6 +1,7 @@
 //! The namespaces of a container: all but the user's.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -153,6 +154,43 @@ pub fn enter_mount() -> Result<()> {
 pub fn stop_propagation() -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| Error::io("make private", "/", errno))
+}
+
+/// The namespaces that process `pid` has and this process has not.
+///
+/// # Errors
+/// [`Error::Gone`] where the process has ended; what readlink(2) answers.
+pub fn of_process(pid: nix::unistd::Pid) -> Result<CloneFlags> {
+    const KINDS: &[(&str, CloneFlags)] = &[
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("time", CLONE_NEWTIME),
+        ("user", CloneFlags::CLONE_NEWUSER),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+    ];
+    let link = |process: &str, kind: &str| {
+        let path = format!("/proc/{process}/ns/{kind}");
+        fs::read_link(&path).map_err(|error| Error::io("read", path, error))
+    };
+    let mut flags = CloneFlags::empty();
+    for (kind, flag) in KINDS {
+        if link(&pid.to_string(), kind)? != link("self", kind)? {
+            flags |= *flag;
+        }
+    }
+    Ok(flags)
+}
+
+/// Makes this process, which has one thread, a member of these namespaces of the process behind
+/// `pidfd`; of its pid namespace its later children. Linux 5.8.
+///
+/// # Errors
+/// What setns(2) answers: ESRCH where the process has ended.
+pub fn join(pidfd: impl AsFd, flags: CloneFlags) -> Result<()> {
+    setns(pidfd, flags).map_err(|errno| Error::io("setns", "the container's namespaces", errno))
 }
 
 /// Runs `act` in the mount namespace of process `pid`, with that namespace's root as root and

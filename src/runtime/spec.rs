@@ -15,6 +15,8 @@ use crate::cgroup::apply::Limits;
 /// A container to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
+    /// What it is to be called, besides its id.
+    pub name: Option<String>,
     /// What it may use.
     pub limits: Limits,
     /// Its root directory, used as it is; none for a throw-away copy of the host's root.
@@ -33,6 +35,17 @@ pub struct Spec {
     pub confinement: confinement::Asked,
     /// Its first process.
     pub process: Process,
+    /// The standard streams of that.
+    pub attach: Attach,
+}
+
+/// What the standard streams of a process are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attach {
+    /// Whether it reads the caller's standard input; else there is nothing to read.
+    pub input: bool,
+    /// Whether they are a terminal of the container's.
+    pub terminal: bool,
 }
 
 impl Spec {
@@ -87,6 +100,25 @@ pub fn parse_directory(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Parses a container's name, by Docker's rule.
+///
+/// # Errors
+/// What was expected, for a person.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    match text.as_bytes() {
+        [first, rest @ ..]
+            if first.is_ascii_alphanumeric()
+                && !rest.is_empty()
+                && rest.iter().all(|&byte| is_inner(byte)) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("expected two or more of a-z A-Z 0-9 _ . - that begin with a letter or a digit"
+            .to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +133,16 @@ mod tests {
         assert_eq!(parse("NOT_SET_HERE"), Ok("NOT_SET_HERE".into()));
         for text in ["", "=x"] {
             assert!(parse(text).unwrap_err().starts_with("expected"), "{text}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for text in ["web", "a1", "0.", "A_b-c.D", "9-"] {
+            assert_eq!(parse_name(text), Ok(text.to_owned()));
+        }
+        for text in ["", "a", "-a", ".a", "_a", "a/b", "a b", "..", "ü1", "aü"] {
+            assert!(parse_name(text).unwrap_err().starts_with("expected"), "{text}");
         }
     }
 }

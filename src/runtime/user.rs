@@ -4,10 +4,11 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::errno::Errno;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
 use crate::error::{Error, Result};
 
@@ -102,6 +103,15 @@ impl User {
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.uid == 0
+    }
+
+    /// Makes a terminal, which the user is on, the user's.
+    ///
+    /// # Errors
+    /// What fchown(2) answers.
+    pub fn own(&self, terminal: impl AsFd) -> Result<()> {
+        fchown(terminal, Some(Uid::from_raw(self.uid)), None)
+            .map_err(|errno| Error::io("chown", "/dev/pts", errno))
     }
 
     /// Has this process be the user.
