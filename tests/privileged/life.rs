@@ -165,7 +165,7 @@ fn of_many_that_want_one_name_one_gets_it() {
     for _ in 0..3 {
         let runs: Vec<_> = (0..6)
             .map(|_| {
-                let mut command = run_script(&["--name", &name], "echo got; read line");
+                let mut command = run_script(&["-i", "--name", &name], "echo got; read line");
                 command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
                 command.spawn().unwrap()
             })
