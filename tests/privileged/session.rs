@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 
+use crate::byhand::eventually;
 use crate::daemon::{Guarded, PROGRAM, Place, serve, start, start_telling};
 
 fn run(mut command: Command) -> Output {
@@ -328,10 +329,13 @@ fn workers_are_as_many_as_asked_for() {
     let mut command = serve(&place.mountpoint());
     command.args(["--workers", "3"]);
     let daemon = start_telling(&place, command).0;
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
-    let workers = names.filter(|name| name.as_ref().unwrap().starts_with("fuser-")).count();
-    assert_eq!(workers, 3);
+    let workers = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+        names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("fuser-"))).count()
+    };
+    // A thread takes its name after it has started.
+    eventually("three workers", || workers() == 3);
     let mut command = serve(&place.mountpoint());
     command.args(["--workers", "0"]);
     assert_eq!(run(command).status.code(), Some(2));
