@@ -12,7 +12,8 @@
 //!                          namespace; root, /proc, our files, volumes; maybe user namespace;
 //!                          confined; exec
 //! ```
-//! Both children die with the runtime.
+//! Both children die with the runtime. While it runs it is known to others by a record
+//! ([`records`]): to `ps`, [`mod@stop`] and [`mod@exec`].
 
 pub mod capabilities;
 pub mod cgroupview;

@@ -208,14 +208,9 @@ fn the_programs_file_cannot_be_written_to() {
     let name = name("overwrite");
     let mut command = Command::new(&program);
     command.args(["run", "--name", &name, "--", "sh", "-c"]);
-    let mut runtime = command
-        .args(["echo ready; exec sleep 1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(runtime.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    command.arg("echo ready; exec sleep 1000").stdin(Stdio::null());
+    let mut container = Container::of(command);
+    container.line();
     let before = fs::metadata(&program).unwrap();
 
     // The command is this program indeed, by the link to what executes it.
@@ -223,14 +218,17 @@ fn the_programs_file_cannot_be_written_to() {
     command.args(["exec", &name, "/proc/self/exe", "run", "--no-such-option"]);
     let refused = command.stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--no-such-option"), "{refused:?}");
-    let exe = fs::File::open(format!("/proc/{}/exe", runtime.id())).unwrap();
+    let exe = fs::File::open(format!("/proc/{}/exe", container.runtime.id())).unwrap();
     assert_eq!(exe.metadata().unwrap().ino(), before.ino());
     let error = exe.set_permissions(fs::Permissions::from_mode(0o777)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EROFS));
-    assert_eq!(fs::read_to_string(format!("/proc/{}/comm", runtime.id())).unwrap(), "lxcfs-rs\n");
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{}/comm", container.runtime.id())).unwrap(),
+        "lxcfs-rs\n"
+    );
 
     output_of(super::life::program(&["stop", "-t", "0", &name]));
-    runtime.wait().unwrap();
+    assert_eq!(container.status(), 137);
     // Nothing executes it any more: by its own path it can be written to, by the other not.
     fs::OpenOptions::new().append(true).open(&program).unwrap();
     let through = format!("/proc/self/fd/{}", exe.as_raw_fd());
@@ -242,7 +240,26 @@ fn the_programs_file_cannot_be_written_to() {
 /// it has not itself.
 #[test]
 fn nothing_of_the_hosts_is_seen_through_it() {
-    let name = name("peek");
+    assert_eq!(seen_from_inside(&[]), Vec::<String>::new());
+}
+
+/// With `CAP_SYS_PTRACE` it sees all of it; but the host's directories are closed by then.
+#[test]
+fn who_may_trace_it_gets_at_no_directory_of_the_hosts() {
+    let seen = seen_from_inside(&["--cap-add", "SYS_PTRACE"]);
+    assert!(!seen.is_empty());
+    for line in seen {
+        let (what, target) = line.rsplit_once(": ").unwrap();
+        let is_harmless = ["anon_inode:", "pidfd:", "socket:", "pipe:", "/dev/null"]
+            .iter()
+            .any(|kind| target.starts_with(kind));
+        assert!(is_harmless || target == "/" && !what.starts_with("fd"), "{line}");
+    }
+}
+
+/// What a process of a container with these options sees of those that become commands in it.
+fn seen_from_inside(options: &[&str]) -> Vec<String> {
+    let name = name(if options.is_empty() { "peek" } else { "trace" });
     let watch = r#"
 import os, sys
 print("ready", flush=True)
@@ -271,19 +288,25 @@ while True:
                 pass
     if os.path.exists("/tmp/enough"):
         break
-print(sorted(seen), flush=True)
+for line in sorted(seen):
+    print(line.replace("\\0", " "))
+
 "#;
-    let mut command = run(&["--name", &name, "--", "python3", "-c", watch]);
-    let mut runtime = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut stdout = BufReader::new(runtime.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
+    let arguments = [options, &["--name", &name, "--", "python3", "-c", watch]].concat();
+    let mut container = Container::of(run(&arguments));
+    assert_eq!(container.line(), "ready");
     for _ in 0..40 {
         assert_eq!(output_of(program(&["exec", &name, "true"])), "");
     }
     output_of(program(&["exec", &name, "touch", "/tmp/enough"]));
-    line.clear();
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "[]\n");
-    assert!(runtime.wait().unwrap().success());
+    let mut seen = Vec::new();
+    loop {
+        let line = container.line();
+        if line.is_empty() {
+            break;
+        }
+        seen.push(line);
+    }
+    assert_eq!(container.status(), 0);
+    seen
 }

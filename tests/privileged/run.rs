@@ -82,7 +82,11 @@ pub(super) struct Container {
 
 impl Container {
     pub(super) fn start(options: &[&str], script: &str) -> Container {
-        let mut command = run_script(options, script);
+        Container::of(run_script(options, script))
+    }
+
+    /// What a command that becomes the runtime starts.
+    pub(super) fn of(mut command: Command) -> Container {
         let mut runtime = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(runtime.stdout.take().unwrap());
         Container { runtime, stdout }
