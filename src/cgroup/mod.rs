@@ -9,6 +9,7 @@ pub mod devices;
 pub mod dir;
 pub mod format;
 pub mod layout;
+pub mod limits;
 pub mod path;
 pub mod stats;
 mod v1;

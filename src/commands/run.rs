@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use lxcfs_rs::cgroup::apply::{Limits, MemoryAndSwap};
 use lxcfs_rs::cgroup::devices::DeviceAccess;
+use lxcfs_rs::cgroup::limits::{Limits, MemoryAndSwap};
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::session;

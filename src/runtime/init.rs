@@ -85,6 +85,9 @@ impl Init {
         .map_err(|error| Error::io("clone3", "the container's first process", error))?;
 
         let mut init = Init { child, channel, master: None };
+        if let Err(error) = namespaces::share_own_clocks().in_step("time namespace") {
+            return Err(init.abandon(error));
+        }
         match report::read_with(&init.channel) {
             Ok((Report::Ready, master)) => {
                 init.master = master;

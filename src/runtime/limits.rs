@@ -1,7 +1,7 @@
 //! The limits of a container in the spellings in which a person says them: Docker's, in which
 //! 0 is no limit.
 
-use crate::cgroup::apply::{CPU_PERIOD, Limits, MemoryAndSwap};
+use crate::cgroup::limits::{CPU_PERIOD, Limits, MemoryAndSwap};
 use crate::cpulist::CpuSet;
 use crate::units::{Bytes, Limit, Usec};
 

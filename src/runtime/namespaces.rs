@@ -127,6 +127,17 @@ fn offset_of(clock: &str, text: &[u8]) -> Option<(i64, i64)> {
     })
 }
 
+/// Has later children of this process share its own clocks again. Older kernels, 6.1 is one,
+/// start no thread (EINVAL) in a process whose children get others.
+///
+/// # Errors
+/// What setns(2) answers.
+pub fn share_own_clocks() -> Result<()> {
+    const OWN: &str = "/proc/self/ns/time";
+    let own = File::open(OWN).map_err(|error| Error::io("open", OWN, error))?;
+    setns(own, CLONE_NEWTIME).map_err(|errno| Error::io("setns", OWN, errno))
+}
+
 /// Makes the cgroups that this process is in the roots of its cgroup namespace.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::namespaces::Network;
 use super::state;
 use super::users::Users;
 use super::volumes::Volume;
-use crate::cgroup::apply::Limits;
+use crate::cgroup::limits::Limits;
 
 /// A container to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

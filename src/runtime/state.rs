@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confinement::Decided;
 use super::spec::{Process, Spec};
-use crate::cgroup::apply::Limits;
+use crate::cgroup::limits::Limits;
 use crate::error::{Error, Result};
 use crate::procfs::process;
 
