@@ -120,3 +120,36 @@ def test_nothing_is_left():
         run("-m", "64m", "--", "sh", "-c", "sleep 1000 & exit 3")
     for then, now in zip(before, state()):
         assert now == then, now
+
+
+def program(*arguments):
+    return subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_exec_ps_and_stop():
+    command = [BINARY, "run", "--name", "guest", "-m", "64m", "--", "sh", "-c", "echo ready; exec sleep 1000"]
+    runtime = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        equal("what it prints", runtime.stdout.readline(), "ready\n")
+        record, = json.loads(program("ps", "--json").stdout)
+        equal("name and limit", (record["name"], record["limits"]["memory"]), ("guest", 64 << 20))
+        # Born into its cgroup, and a member of its namespaces.
+        script = "cat /proc/self/cgroup; grep MemTotal /proc/meminfo; readlink /proc/self/ns/pid /proc/1/ns/pid; echo $PPID"
+        done = program("exec", "guest", "sh", "-c", script)
+        equal("status", (done.returncode, done.stderr), (0, ""))
+        cgroup, total, own, first, parent = done.stdout.splitlines()
+        equal("cgroup", cgroup, "0::/")
+        equal("MemTotal", total.split()[1], str(64 * 1024))
+        equal("pid namespace", own, first)
+        equal("parent", parent, "0")
+        equal("terminal", program("exec", "-t", "guest", "tty").stdout, "/dev/pts/0\n")
+        equal("status", program("exec", "guest", "sh", "-c", "exit 7").returncode, 7)
+        inside = read(f"{CGROUPS}/lxcfs-rs/{record['id']}/cgroup.procs").split()
+        equal("its processes", inside, [str(record["pid"])])
+        equal("stop", program("stop", "-t", "1", "guest").stdout, "guest\n")
+        equal("status", runtime.wait(PATIENCE), 137)
+    finally:
+        runtime.kill()
+        runtime.wait()
+    equal("ps", program("ps", "-q").stdout, "")
+    assert not os.path.exists(f"{CGROUPS}/lxcfs-rs")
