@@ -184,6 +184,34 @@ impl CgroupDir {
     }
 }
 
+impl CgroupDir {
+    /// Shows this cgroup and all below it to `visit`. No more are open at a time than lie above
+    /// one another: whoever may make cgroups may make very many.
+    ///
+    /// # Errors
+    /// That of `visit`, and [`Error::Io`]. A cgroup that goes away meanwhile is passed over.
+    pub fn walk(&self, visit: &mut impl FnMut(&CgroupDir) -> Result<()>) -> Result<()> {
+        let children_of = |dir: &CgroupDir| dir.children().or_else(nothing_if_gone);
+        visit(self)?;
+        let mut levels = vec![(self.open_below("")?, children_of(self)?.into_iter())];
+        while let Some((dir, children)) = levels.last_mut() {
+            let Some(name) = children.next() else {
+                levels.pop();
+                continue;
+            };
+            match dir.open_below(name) {
+                Ok(child) => {
+                    visit(&child)?;
+                    let children = children_of(&child)?.into_iter();
+                    levels.push((child, children));
+                }
+                Err(error) => nothing_if_gone(error)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// For walks over the cgroups below one: what one that is gone holds is nothing.
 ///
 /// # Errors

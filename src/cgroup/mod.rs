@@ -67,7 +67,7 @@ impl Version {
     /// As [`CgroupDir::read`].
     pub fn slabinfo(self, dir: &CgroupDir) -> Result<Option<Vec<u8>>> {
         match self {
-            Version::V1 => dir.read("memory.kmem.slabinfo"),
+            Version::V1 => dir.read_list("memory.kmem.slabinfo"),
             Version::V2 => Ok(None),
         }
     }

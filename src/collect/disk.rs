@@ -1,5 +1,6 @@
 //! The disks that a container used: `diskstats`.
 
+use crate::cgroup::stats::Io;
 use crate::error::Result;
 use crate::facts::{DiskLine, Facts, IoCounts};
 use crate::kernel::Controller;
@@ -14,8 +15,12 @@ impl Collector {
 
     /// What the container read and wrote, over all of its disks; none for a process of the host.
     pub(super) fn io(&self, scope: &Scope<'_>) -> Result<Option<IoCounts>> {
-        let Some(disks) = self.disks(scope)? else { return Ok(None) };
-        Ok(Some(disks.iter().fold(IoCounts::default(), |sum, (_, counts)| IoCounts {
+        if scope.is_host {
+            return Ok(None);
+        }
+        // A disk that the host has no more keeps its part of the sum.
+        let counted = self.counted(scope)?.unwrap_or_default();
+        Ok(Some(counted.iter().fold(IoCounts::default(), |sum, (_, counts)| IoCounts {
             rbytes: sum.rbytes.saturating_add(counts.rbytes),
             wbytes: sum.wbytes.saturating_add(counts.wbytes),
             ..sum
@@ -25,12 +30,10 @@ impl Collector {
     /// A disk limits nothing that its counters would show, so a process of the host always
     /// sees the host's.
     fn disks(&self, scope: &Scope<'_>) -> Result<Option<Vec<(DiskLine, IoCounts)>>> {
-        let container = scope.container;
-        let levels = container.levels(&self.kernel, Controller::Blkio);
-        let Some(dir) = levels.dirs.first().filter(|_| !scope.is_host) else { return Ok(None) };
-        let counted = self.history.of(container).update(|record| {
-            Ok(record.disk.update(&levels.version.io(dir)?.unwrap_or_default()))
-        })?;
+        if scope.is_host {
+            return Ok(None);
+        }
+        let Some(counted) = self.counted(scope)? else { return Ok(None) };
         let host = self.kernel.proc.read("diskstats")?;
         let disks = diskstats::parse(&host)
             .into_iter()
@@ -40,5 +43,16 @@ impl Collector {
             })
             .collect();
         Ok(Some(disks))
+    }
+
+    /// What the container's cgroup counts, and ever counted, by device; none where it has none.
+    fn counted(&self, scope: &Scope<'_>) -> Result<Option<Io>> {
+        let container = scope.container;
+        let levels = container.levels(&self.kernel, Controller::Blkio);
+        let Some(dir) = levels.dirs.first() else { return Ok(None) };
+        let counted = self.history.of(container).update(|record| {
+            Ok(record.disk.update(&levels.version.io(dir)?.unwrap_or_default()))
+        })?;
+        Ok(Some(counted))
     }
 }

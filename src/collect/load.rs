@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cgroup::dir::{CgroupDir, nothing_if_gone};
+use crate::cgroup::dir::nothing_if_gone;
 use crate::container::{Container, Identity, Levels};
 use crate::error::{self, Result};
 use crate::facts::Tasks;
@@ -222,12 +222,10 @@ pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Leve
 fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
     let mut tasks = Tasks::default();
     let Some(levels) = task_levels(kernel, container) else { return Ok(tasks) };
-    let mut pending: Vec<CgroupDir> = vec![levels.dirs[0].open_below("")?];
-    while let Some(dir) = pending.pop() {
+    levels.dirs[0].walk(&mut |dir| {
         // A cgroup that goes away meanwhile has no tasks.
         let listed = dir.read_list(levels.version.threads_file()).or_else(nothing_if_gone)?;
-        let Some(listed) = listed else { continue };
-        for line in listed.split(|&byte| byte == b'\n') {
+        for line in listed.unwrap_or_default().split(|&byte| byte == b'\n') {
             let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
             let Some(tid) = tid else { continue };
             let Ok(status) = kernel.proc.read_record(&format!("{tid}/status")) else { continue };
@@ -241,10 +239,8 @@ fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
                 _ => {}
             }
         }
-        for name in dir.children().or_else(nothing_if_gone)? {
-            pending.extend(dir.open_below(&name).ok());
-        }
-    }
+        Ok(())
+    })?;
     let freezer = container.levels(kernel, Controller::Freezer);
     let frozen = match freezer.dirs.first() {
         Some(dir) => freezer.version.is_frozen(dir)?,

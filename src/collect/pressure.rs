@@ -2,9 +2,11 @@
 //! for, and triggers that tell when they wait too long.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
+use crate::cgroup::dir::CgroupDir;
 use crate::container::{Container, Identity, Subject, Who};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
@@ -57,8 +59,7 @@ impl Collector {
     /// its counters like any other cause.
     pub(super) fn pressure(&self, scope: &Scope<'_>, file: ProcFile) -> Result<Option<Facts>> {
         let Some(file) = Pressure::of(file).filter(|_| !scope.is_host) else { return Ok(None) };
-        let levels = scope.container.levels(&self.kernel, Controller::Psi);
-        let dir = levels.dirs.first().ok_or_else(none)?;
+        let dir = self.own_pressure(scope.container).ok_or_else(none)?;
         match dir.read(file.cgroup)? {
             Some(text) => Ok(Some(Facts::Own(text))),
             // A cgroup that is removed has no files either.
@@ -100,6 +101,22 @@ impl Collector {
         Ok((container.identity(), trigger))
     }
 
+    /// The cgroup that counts the pressure of this container alone. Beside v1 controllers an
+    /// engine may leave all of its containers in one cgroup of the unified hierarchy, its own: so
+    /// there it must be at or below the container's in a hierarchy that the engine does manage.
+    fn own_pressure<'a>(&self, container: &'a Container) -> Option<&'a CgroupDir> {
+        let kernel = &self.kernel;
+        let dir = *container.levels(kernel, Controller::Psi).dirs.first().as_ref()?;
+        let path = container.path(kernel, Controller::Psi)?;
+        let is_own = |controller| {
+            kernel.hierarchy_of(controller) == kernel.hierarchy_of(Controller::Psi)
+                || container
+                    .path(kernel, controller)
+                    .is_some_and(|own| own != Path::new("/") && path.starts_with(own))
+        };
+        (is_own(Controller::Memory) || is_own(Controller::Cpu)).then_some(dir)
+    }
+
     fn open_trigger(
         &self,
         file: Pressure,
@@ -109,8 +126,7 @@ impl Collector {
         if is_host {
             return self.kernel.proc.open_to_write(file.host);
         }
-        let levels = container.levels(&self.kernel, Controller::Psi);
-        let dir = levels.dirs.first().ok_or_else(none)?;
+        let dir = self.own_pressure(container).ok_or_else(none)?;
         dir.open_to_write(file.cgroup)?.ok_or_else(none)
     }
 

@@ -20,7 +20,7 @@ use super::thread::{self, Thread, to_pid};
 use super::{Container, Identity, Root, Roots, Subject, Who, id_at};
 use crate::cgroup::dir::nothing_if_gone;
 use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
-use crate::error::{self, Error, Result};
+use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::{Namespace, NsId, process};
 use crate::sys::{descriptors, file, identity};
@@ -156,18 +156,18 @@ impl Resolver {
     }
 
     /// Who thread `tid`, in the daemon's pid namespace, is; 0 is a thread that is not visible
-    /// there. A reader about whom nothing can be found out is shown the host's files.
-    #[must_use]
-    pub fn resolve(&self, tid: u32) -> Who {
+    /// there. One that is not, or has ended, is shown the host's files.
+    ///
+    /// # Errors
+    /// Why nothing can be found out about a reader who is there: to him the host's files could
+    /// be another machine's.
+    pub fn resolve(&self, tid: u32) -> Result<Who> {
         match self.find(tid) {
-            Ok(who) => who,
-            Err(error) => {
+            Err(error) if tid == 0 || error.is_gone() => {
                 self.unknown.fetch_add(1, Ordering::Relaxed);
-                if tid != 0 && !error.is_gone() {
-                    error::report(&error);
-                }
-                Who { reader: None, subject: Subject::Unknown }
+                Ok(Who { reader: None, subject: Subject::Unknown })
             }
+            found => found,
         }
     }
 
@@ -525,30 +525,19 @@ impl Resolver {
     /// The earliest start among the processes of a container's cgroup and those below it; in a
     /// hierarchy's root, where everything else is too, the machine's own start.
     fn oldest_start(&self, pid: u32, container: &Container) -> Result<Nsec> {
-        let mut dirs = Vec::new();
-        for controller in Controller::ALL {
-            let levels = container.levels(&self.kernel, controller);
-            if let Some(dir) = levels.dirs.first() {
-                dirs.push(dir.open_below("")?);
-                break;
-            }
-        }
-        if dirs.is_empty() {
-            return Ok(Nsec(0));
-        }
+        let mut levels =
+            Controller::ALL.iter().map(|controller| container.levels(&self.kernel, *controller));
+        let Some(dir) = levels.find_map(|levels| levels.dirs.first()) else { return Ok(Nsec(0)) };
         let mut oldest = self.start_time(pid)?;
-        while let Some(dir) = dirs.pop() {
+        dir.walk(&mut |dir| {
             // A cgroup that goes away meanwhile has no processes.
             let listed = dir.read_list("cgroup.procs").or_else(nothing_if_gone)?;
-            let Some(listed) = listed else { continue };
-            for line in String::from_utf8_lossy(&listed).lines() {
+            for line in String::from_utf8_lossy(&listed.unwrap_or_default()).lines() {
                 let start = line.parse().ok().and_then(|pid| self.start_time(pid).ok());
                 oldest = start.map_or(oldest, |start| oldest.min(start));
             }
-            for name in dir.children().or_else(nothing_if_gone)? {
-                dirs.extend(dir.open_below(&name).ok());
-            }
-        }
+            Ok(())
+        })?;
         Ok(oldest)
     }
 }

@@ -116,9 +116,7 @@ impl History {
     }
 
     fn with(store: Option<Store>) -> History {
-        // Each holds its file open.
-        let most = MOST_RECORDS.min(descriptors::limit() / 8);
-        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(MOST_RECORDS).unwrap_or(NonZeroUsize::MIN);
         History { containers: Mutex::new(LruCache::new(most)), store }
     }
 
@@ -158,8 +156,16 @@ impl History {
     }
 }
 
+/// How many records keep their file open.
+fn most_files() -> usize {
+    descriptors::limit() / 8
+}
+
 /// Adds a record; the oldest makes room for it.
-fn put(containers: &mut Containers, record: Record, slot: Option<Slot>) -> Arc<Remembered> {
+fn put(containers: &mut Containers, record: Record, mut slot: Option<Slot>) -> Arc<Remembered> {
+    if let Some(slot) = slot.as_mut().filter(|_| containers.len() >= most_files()) {
+        slot.close();
+    }
     let identity = record.roots.identity();
     let remembered = Arc::new(Remembered { locked: Mutex::new((record, slot)) });
     if let Some((_, oldest)) = containers.push(identity, Arc::clone(&remembered)) {

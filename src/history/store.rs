@@ -7,12 +7,15 @@
 //! to outlive the machine; identities and times count from its boot and are worth nothing after.
 
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crc::{CRC_32_ISCSI, Crc};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,9 @@ const VERSION: u32 = 1;
 /// Where in its file a record's second place begins, and so how long a record may be. The file
 /// has a hole before it, which costs nothing.
 const PLACE: u64 = 1 << 20;
+
+/// How long a daemon may take to end that has unmounted.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const CHECKSUM: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
@@ -54,7 +60,8 @@ pub struct Store {
 #[derive(Debug)]
 pub(super) struct Slot {
     path: PathBuf,
-    file: File,
+    /// None where it is opened for each writing.
+    file: Option<File>,
     boot: String,
     sequence: u64,
     /// Whether writing fails, which is reported once.
@@ -77,8 +84,7 @@ impl Store {
             .create(&path)
             .map_err(|error| Error::io("mkdir", &path, error))?;
         let directory = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| Error::Refused(format!("{}: in use by another daemon", path.display())))?;
+        let lock = lock(directory, &path)?;
         Ok(Store { path, boot, next: AtomicU64::new(0), _lock: lock })
     }
 
@@ -121,7 +127,7 @@ impl Store {
         }
         Ok(latest.map(|(sequence, record)| {
             let (path, boot) = (path.to_owned(), self.boot.clone());
-            (record, Slot { path, file, boot, sequence, is_broken: false })
+            (record, Slot { path, file: Some(file), boot, sequence, is_broken: false })
         }))
     }
 
@@ -142,7 +148,7 @@ impl Store {
         match opened {
             Ok(file) => {
                 let boot = self.boot.clone();
-                Some(Slot { path, file, boot, sequence: 0, is_broken: false })
+                Some(Slot { path, file: Some(file), boot, sequence: 0, is_broken: false })
             }
             Err(error) => {
                 error::report(&Error::io("create", &path, error));
@@ -156,27 +162,62 @@ impl Slot {
     /// Writes `record`. Where that fails, it is reported, and only the daemon's successor will
     /// miss it.
     pub(super) fn write(&mut self, record: &Record) {
-        self.sequence += 1;
-        let head = Head { version: VERSION, boot: self.boot.clone(), sequence: self.sequence };
+        let sequence = self.sequence + 1;
+        let head = Head { version: VERSION, boot: self.boot.clone(), sequence };
         let encoded = postcard::to_allocvec_crc32(&(head, record), CHECKSUM.digest());
         let written = match encoded {
             Ok(bytes) if bytes.len() as u64 <= PLACE => {
-                self.file.write_all_at(&bytes, (self.sequence % 2) * PLACE)
+                self.write_at(&bytes, (sequence % 2) * PLACE)
             }
-            Ok(_) => Err(std::io::ErrorKind::FileTooLarge.into()),
-            Err(error) => Err(std::io::Error::other(error)),
+            Ok(_) => Err(io::ErrorKind::FileTooLarge.into()),
+            Err(error) => Err(io::Error::other(error)),
         };
-        if let Err(error) = written
-            && !self.is_broken
-        {
-            self.is_broken = true;
-            error::report(&Error::io("write", &self.path, error));
+        match written {
+            Ok(()) => self.sequence = sequence,
+            // The next is written to the same place: the other is whole.
+            Err(error) if !self.is_broken => {
+                self.is_broken = true;
+                error::report(&Error::io("write", &self.path, error));
+            }
+            Err(_) => {}
         }
+    }
+
+    fn write_at(&self, bytes: &[u8], place: u64) -> io::Result<()> {
+        match &self.file {
+            Some(file) => file.write_all_at(bytes, place),
+            None => File::options().write(true).open(&self.path)?.write_all_at(bytes, place),
+        }
+    }
+
+    /// Keeps the file open no longer than it is written.
+    pub(super) fn close(&mut self) {
+        self.file = None;
     }
 
     /// Removes the file.
     pub(super) fn remove(self) {
         remove(&self.path);
+    }
+}
+
+/// Locks the directory. A daemon that is about to end has unmounted already, but still holds it:
+/// its last words count.
+fn lock(mut directory: File, path: &Path) -> Result<Flock<File>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                directory = unlocked;
+                std::thread::sleep(PATIENCE / 250);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let path = path.display();
+                return Err(Error::Refused(format!("{path}: in use by another daemon")));
+            }
+            Err((_, errno)) => return Err(Error::io("lock", path, errno)),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn meminfo(host: &[u8], memory: &Memory) -> Vec<u8> {
         let unit = if found.kib { " kB" } else { "" };
         // The kernel pads to 8 columns, and to 5 what has no unit.
         let width = if found.kib { 8 } else { 5 };
-        let blanks = line.len() - label - unit.len() - old.len().max(width);
+        let blanks = line.len().saturating_sub(label + unit.len() + old.len().max(width));
         text.push_str(&line[..label]);
         text.push_str(&format!("{:blanks$}{value:>width$}{unit}\n", ""));
     }

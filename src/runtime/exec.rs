@@ -190,7 +190,6 @@ impl Joining<'_> {
         self.parent.watch()?;
         self.streams.take(pty)?;
         process::reset_signals()
-            .and_then(|()| process::close_all_on_exec())
             .map_err(|error| Error::io("prepare", "the command's process", error))?;
         command::execute(self.process, self.defaults, user)
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, sethostname};
@@ -154,6 +154,28 @@ impl Running {
 impl Birth<'_> {
     /// The steps from a new process to the container's command.
     fn become_command(&self, channel: &OwnedFd) -> Result<Infallible> {
+        let pty = self.build()?;
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        self.streams.take(pty.as_ref())?;
+        process::reset_signals()
+            .map_err(|error| Error::io("prepare", "the command's process", error))?;
+        let term = pty.as_ref().map(|_| OsStr::new(terminal::TERM));
+        let defaults = command::defaults(self.spec.hostname(self.id), term);
+        if let Some(users) = self.users {
+            users.enter().in_step("--userns")?;
+        }
+        self.close_what_is_the_hosts(channel, pty.as_ref())?;
+        if let Some(pty) = &pty {
+            user::look_up(&self.spec.process.user)?.own(&pty.peer)?;
+        }
+        let user = command::enter(&self.spec.process, self.confinement)?;
+        report::meet(channel, pty.as_ref().map(|pty| &pty.master))?;
+        self.parent.watch()?;
+        command::execute(&self.spec.process, &defaults, &user)
+    }
+
+    /// Makes all that the container finds, and enters it; returns its terminal, if it has one.
+    fn build(&self) -> Result<Option<Pty>> {
         self.cgroups.leave_lock().in_step("cgroups")?;
         self.parent.watch()?;
         umask(Mode::empty());
@@ -196,25 +218,17 @@ impl Birth<'_> {
             root.make_read_only().and_then(|()| names.make_read_only()).in_step("--read-only")?;
         }
 
-        let pty = self.make_terminal(&kernel).in_step("terminal")?;
+        self.make_terminal(&kernel).in_step("terminal")
+    }
 
-        umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        self.streams.take(pty.as_ref())?;
-        process::reset_signals()
-            .and_then(|()| process::close_all_on_exec())
-            .map_err(|error| Error::io("prepare", "the command's process", error))?;
-        let term = pty.as_ref().map(|_| OsStr::new(terminal::TERM));
-        let defaults = command::defaults(hostname, term);
-        if let Some(users) = self.users {
-            users.enter().in_step("--userns")?;
-        }
-        if let Some(pty) = &pty {
-            user::look_up(&self.spec.process.user)?.own(&pty.peer)?;
-        }
-        let user = command::enter(&self.spec.process, self.confinement)?;
-        report::meet(channel, pty.as_ref().map(|pty| &pty.master))?;
-        self.parent.watch()?;
-        command::execute(&self.spec.process, &defaults, &user)
+    /// From here on paths are looked up that the container's files make: its users' files, its
+    /// command's, an interpreter's. One that is a link to /proc/self/fd must find no directory
+    /// of the host's, so it is not enough that exec(2) would close them.
+    fn close_what_is_the_hosts(&self, channel: &OwnedFd, pty: Option<&Pty>) -> Result<()> {
+        let mut kept = vec![channel.as_fd(), self.parent.as_fd()];
+        kept.extend(pty.iter().flat_map(|pty| [pty.master.as_fd(), pty.peer.as_fd()]));
+        process::close_all_but(&kept)
+            .map_err(|error| Error::io("close", "the host's descriptors", error))
     }
 
     /// Makes the terminal that was asked for, and puts it where a machine has its console.

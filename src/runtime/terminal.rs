@@ -2,7 +2,9 @@
 //!
 //! No terminal of the caller's is ever a container's: without `-t` a stream that is one is
 //! replaced by a pipe, with `-t` all three by a terminal of the container's own, and this
-//! process copies between the two. Streams that are files or pipes are handed on as they are.
+//! process copies between the two. A stream that is a file or a directory is replaced by a pipe
+//! too: by /proc/self/fd a container could open it anew, to write or to look around. Pipes and
+//! sockets are handed on as they are.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -11,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fcntl_setfl, fstat, fstatfs, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fcntl_setfl, fstat, fstatfs, openat2};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{getpid, ioctl_tiocsctty, kill_process, setsid};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
@@ -83,6 +85,20 @@ pub struct Streams {
     outputs: Vec<Copy>,
 }
 
+/// Whether a stream of the caller's is not to be the container's.
+fn is_copied(stream: impl AsFd) -> bool {
+    let Ok(found) = fstat(&stream) else { return false };
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::Fifo | FileType::Socket => false,
+        FileType::CharacterDevice => isatty(&stream),
+        FileType::RegularFile
+        | FileType::Directory
+        | FileType::Symlink
+        | FileType::BlockDevice
+        | FileType::Unknown => true,
+    }
+}
+
 impl Streams {
     /// Decides, by what the caller's streams are.
     ///
@@ -102,13 +118,13 @@ impl Streams {
             let null = File::open("/dev/null");
             let null = null.map_err(|error| Error::io("open", "/dev/null", error))?;
             streams.ends[0] = Some(null.into());
-        } else if isatty(&stdin) {
+        } else if is_copied(&stdin) {
             let (from, to) = pipe()?;
             streams.ends[0] = Some(from);
             streams.input = Some(Copy { from: duplicate(stdin.as_fd())?, to });
         }
         let outputs = [(1, stdout.as_fd()), (2, stderr.as_fd())];
-        for (number, stream) in outputs.into_iter().filter(|(_, stream)| isatty(stream)) {
+        for (number, stream) in outputs.into_iter().filter(|(_, stream)| is_copied(stream)) {
             let (from, to) = pipe()?;
             streams.ends[number] = Some(to);
             streams.outputs.push(Copy { from, to: duplicate(stream)? });

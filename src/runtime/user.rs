@@ -2,13 +2,14 @@
 //! /etc/group; passwd(5), group(5).
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 
-use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
@@ -32,18 +33,40 @@ pub struct User {
 /// # Errors
 /// [`Error::Refused`] for a name that is not there.
 pub fn look_up(text: &str) -> Result<User> {
-    let read = |path: &str| match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(|error| Error::io("read", path, error)),
-    };
     find(text, &read("/etc/passwd")?, &read("/etc/group")?)
         .map_err(|reason| Error::Refused(format!("--user {text}: {reason}")))
 }
 
+/// Reads a file of the container's, which may be anything; nothing where it is not there.
+fn read(path: &str) -> Result<Vec<u8>> {
+    const LONGEST: u64 = 16 << 20;
+    // A FIFO must not keep this process waiting, nor a link in /proc lead out of the container.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let failed = |error: io::Error| Error::io("read", path, error);
+    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        opened => File::from(opened.map_err(|errno| failed(errno.into()))?),
+    };
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() || found.len() > LONGEST {
+        return Err(Error::Refused(format!(
+            "{path}: expected a regular file of at most {} MiB in the container",
+            LONGEST >> 20
+        )));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
 fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
     let (user, wanted_group) = text.split_once(':').unwrap_or((text, ""));
-    let user = if user.is_empty() { "0" } else { user };
-    let entry = lines(passwd, 7).find(|fields| is_called(fields, user));
+    // Nobody is called root's number: a line of that name would be another user's.
+    let is_wanted = |fields: &Vec<&[u8]>| match user {
+        "" => number(fields[2]) == Some(0),
+        _ => is_called(fields, user),
+    };
+    let entry = lines(passwd, 7).find(is_wanted);
     let mut found = User { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() };
     match &entry {
         Some(fields) => {
@@ -53,13 +76,18 @@ fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
                 found.home = OsStr::from_bytes(fields[5]).to_owned();
             }
         }
-        None => found.uid = id(user).ok_or_else(|| missing(user, "user", "/etc/passwd"))?,
+        None if user.is_empty() => {}
+        None => {
+            found.uid =
+                number(user.as_bytes()).ok_or_else(|| missing(user, "user", "/etc/passwd"))?
+        }
     }
     if !wanted_group.is_empty() {
         let entry = lines(group, 4).find(|fields| is_called(fields, wanted_group));
         found.gid = match entry {
             Some(fields) => number(fields[2]).ok_or("its gid in /etc/group is no number")?,
-            None => id(wanted_group).ok_or_else(|| missing(wanted_group, "group", "/etc/group"))?,
+            None => number(wanted_group.as_bytes())
+                .ok_or_else(|| missing(wanted_group, "group", "/etc/group"))?,
         };
     } else if let Some(fields) = entry {
         let is_member =
@@ -87,15 +115,14 @@ fn lines(text: &[u8], fields: usize) -> impl Iterator<Item = Vec<&[u8]>> {
 
 /// Whether a line is of this name or number, which stand first and third in both files.
 fn is_called(fields: &[&[u8]], name: &str) -> bool {
-    fields[0] == name.as_bytes() || number(fields[2]).is_some_and(|own| id(name) == Some(own))
+    fields[0] == name.as_bytes()
+        || number(fields[2]).is_some_and(|own| number(name.as_bytes()) == Some(own))
 }
 
+/// The number of a user or group. To setresuid(2) the largest of all is no number: it would
+/// leave this process as it is.
 fn number(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn id(text: &str) -> Option<u32> {
-    number(text.as_bytes()).filter(|&id| id <= ID_MAX)
+    std::str::from_utf8(text).ok()?.parse().ok().filter(|&id| id <= ID_MAX)
 }
 
 impl User {
@@ -119,7 +146,7 @@ impl User {
     /// # Errors
     /// What setgroups(2), setresgid(2) and setresuid(2) answer.
     pub fn assume(&self) -> Result<()> {
-        let failed = |errno: Errno| Error::io("set the user of", "/proc/self", errno);
+        let failed = |errno: nix::errno::Errno| Error::io("set the user of", "/proc/self", errno);
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         let groups: Vec<Gid> =
             [self.gid].iter().chain(&self.groups).copied().map(Gid::from_raw).collect();

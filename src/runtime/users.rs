@@ -14,6 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Uid, pause, setfsgid, setfsuid};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::die_with;
 use crate::error::{Error, Result};
 use crate::sys::mount::set_id_map;
 use crate::sys::process;
@@ -42,7 +43,8 @@ pub fn parse(text: &str) -> Result<Users, String> {
         .collect::<Result<_, _>>()?;
     match fields[..] {
         // The last number of all is none.
-        [0, first, count] if count > 0 && first.checked_add(count).is_some() => {
+        // The host's root is not to be any of them.
+        [0, first, count] if first > 0 && count > 0 && first.checked_add(count).is_some() => {
             Ok(Users::Own(Map { first, count }))
         }
         _ => Err(expected()),
@@ -72,11 +74,16 @@ impl Namespace {
     /// # Errors
     /// What clone3(2) answers, and the writes to uid_map and gid_map.
     pub fn new(map: Map) -> Result<Namespace> {
-        // A namespace comes with a process in it, here one that does nothing.
+        // A namespace comes with a process in it, here one that does nothing. It must not outlive
+        // this one, nor keep the lock of a container whose runtime is gone.
+        let parent = die_with::this_process()?;
         let child = process::clone_into(CloneFlags::CLONE_NEWUSER, None, || {
-            loop {
-                pause();
+            if process::close_all_but(&[parent.as_fd()]).is_ok() && parent.watch().is_ok() {
+                loop {
+                    pause();
+                }
             }
+            1
         })
         .map_err(|error| Error::io("clone3", "a user namespace", error))?;
         let made = Self::of_process(child.pid, map);

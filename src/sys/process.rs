@@ -139,22 +139,6 @@ fn flag(value: i32) -> u64 {
     u64::from(value.cast_unsigned())
 }
 
-/// Lets exec(2) close every descriptor above standard error; close_range(2), Linux 5.11 for
-/// `CLOSE_RANGE_CLOEXEC`.
-///
-/// # Errors
-/// ENOSYS or EINVAL on an older kernel.
-pub fn close_all_on_exec() -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2; // linux/close_range.h
-    let first: libc::c_uint = 3;
-    // SAFETY: close_range(2) with this flag closes nothing now, so no owned descriptor of this
-    // program becomes invalid while its code still runs.
-    let result = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
-    };
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Has the kernel keep ended children until they are waited for, even where the program that
 /// started this one ignored SIGCHLD.
 ///

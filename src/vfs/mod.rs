@@ -417,7 +417,7 @@ impl Vfs {
     fn with_reader<T>(&self, tid: u32, ask: impl Fn(&Who) -> Result<T>) -> Result<T> {
         let mut attempts = 1..=ATTEMPTS;
         loop {
-            let who = self.resolver.resolve(tid);
+            let who = self.resolver.resolve(tid)?;
             self.collector.history.forget(&self.resolver.take_ended());
             match ask(&who) {
                 // Remembered, and removed since: look once more who is asking.

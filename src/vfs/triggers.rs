@@ -16,7 +16,7 @@ use crate::sys::descriptors;
 
 /// How many triggers one container has at most; each holds a descriptor, and costs the kernel
 /// a look at every stall.
-const MOST_OF_A_CONTAINER: usize = 1024;
+const MOST_OF_A_CONTAINER: usize = 64;
 
 /// How many all have together at most, as a part of the descriptors that the daemon may hold.
 const SHARE_OF_DESCRIPTORS: usize = 8;
@@ -25,7 +25,7 @@ const SHARE_OF_DESCRIPTORS: usize = 8;
 const PRESSURE: &str = "proc/pressure";
 
 /// What the event loop's own descriptor is called; no handle has this number.
-const STOP: u64 = u64::MAX;
+const BELL: u64 = u64::MAX;
 
 /// Wakes who waits in poll(2) on a handle, to ask again.
 pub struct Waiter(Box<dyn FnOnce() + Send>);
@@ -64,15 +64,20 @@ pub(super) struct Triggers {
 #[derive(Debug)]
 struct Shared {
     epoll: OwnedFd,
-    /// Rung to end the loop.
-    stop: OwnedFd,
+    /// An eventfd: rung when there is something to close, and to end the loop.
+    bell: OwnedFd,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     by_handle: HashMap<u64, Trigger>,
+    /// With those that are not closed yet.
     of_container: HashMap<Identity, usize>,
+    /// To be closed by the loop: the kernel takes some 10 ms to forget a trigger, in which a
+    /// worker could answer hundreds of readers.
+    released: Vec<Trigger>,
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -87,8 +92,8 @@ struct Trigger {
 impl Drop for Triggers {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.get_mut() {
-            // 8 bytes fit into an eventfd that nobody else writes to.
-            let _ = rustix::io::write(&shared.stop, &1_u64.to_ne_bytes());
+            shared.state.lock().is_over = true;
+            shared.ring();
         }
     }
 }
@@ -144,11 +149,14 @@ impl Triggers {
         let Some(shared) = self.shared.lock().clone() else { return Fired::Never };
         let mut state = shared.state.lock();
         let Some(trigger) = state.by_handle.get_mut(&handle) else { return Fired::Never };
+        // Whoever waits for edges does not ask again before he is woken; and one who does not
+        // wait takes nobody's place.
+        if waiter.is_some() {
+            trigger.waiter = waiter;
+        }
         let fired = trigger.fired;
-        match fired {
-            Fired::No => trigger.waiter = waiter,
-            Fired::Yes => trigger.fired = Fired::No,
-            Fired::Never => {}
+        if fired == Fired::Yes {
+            trigger.fired = Fired::No;
         }
         fired
     }
@@ -156,9 +164,12 @@ impl Triggers {
     /// Drops the trigger of a handle.
     pub(super) fn release(&self, handle: u64) {
         let Some(shared) = self.shared.lock().clone() else { return };
-        let removed = shared.state.lock().remove(handle);
-        // The kernel takes its time to forget a trigger.
-        drop(removed);
+        let mut state = shared.state.lock();
+        if let Some(trigger) = state.by_handle.remove(&handle) {
+            state.released.push(trigger);
+            drop(state);
+            shared.ring();
+        }
     }
 }
 
@@ -169,30 +180,29 @@ impl State {
         }
         let of_container = self.of_container.get(container).copied().unwrap_or(0);
         let most = descriptors::limit() / SHARE_OF_DESCRIPTORS;
-        if of_container >= MOST_OF_A_CONTAINER || self.by_handle.len() >= most {
+        if of_container >= MOST_OF_A_CONTAINER || self.by_handle.len() + self.released.len() >= most
+        {
             return Err(Error::passed(libc::ENOMEM));
         }
         Ok(())
     }
 
-    fn remove(&mut self, handle: u64) -> Option<Trigger> {
-        let trigger = self.by_handle.remove(&handle)?;
-        if let Entry::Occupied(mut count) = self.of_container.entry(trigger.container.clone()) {
+    fn uncount(&mut self, container: Identity) {
+        if let Entry::Occupied(mut count) = self.of_container.entry(container) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
-        Some(trigger)
     }
 }
 
 impl Shared {
     fn new() -> rustix::io::Result<Shared> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)?;
-        Ok(Shared { epoll, stop, state: Mutex::default() })
+        let bell = eventfd(0, EventfdFlags::CLOEXEC)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(Shared { epoll, bell, state: Mutex::default() })
     }
 
     /// The thread: hands every event to whom it is for.
@@ -207,17 +217,38 @@ impl Shared {
                     return;
                 }
             }
-            if events.iter().any(|event| event.data.u64() == STOP) {
-                return;
-            }
             for event in &events {
                 self.take(*event);
+            }
+            if self.close_released() {
+                return;
             }
         }
     }
 
+    fn ring(&self) {
+        // It is read before it could overflow.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Closes what was released; whether the loop is over.
+    fn close_released(&self) -> bool {
+        let released = std::mem::take(&mut self.state.lock().released);
+        for Trigger { container, descriptor, .. } in released {
+            drop(descriptor);
+            // Only now there is room for another.
+            self.state.lock().uncount(container);
+        }
+        self.state.lock().is_over
+    }
+
     fn take(&self, event: Event) {
         let Event { flags, data } = event;
+        if data.u64() == BELL {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.bell, &mut count);
+            return;
+        }
         let mut state = self.state.lock();
         // Released meanwhile.
         let Some(trigger) = state.by_handle.get_mut(&data.u64()) else { return };

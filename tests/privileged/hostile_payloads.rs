@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -258,6 +258,71 @@ fn links_in_a_root_lead_nowhere() {
     let volume = format!("{}:/fd/3/x", source.path());
     let (status, _, said) = ending(run(&["--rootfs", root.path(), "-v", &volume, "true"]));
     assert_eq!((status, said.lines().count()), (125, 1), "{said}");
+}
+
+/// A command, or its interpreter, by way of what the runtime has open.
+#[test]
+fn commands_that_are_links_to_descriptors_are_none() {
+    let (root, outside) = (Scratch::busybox_root(), Scratch::new());
+    let busybox = root.0.join("bin/busybox");
+    fs::copy(&busybox, outside.0.join("busybox")).unwrap();
+    fs::create_dir(root.0.join("esc")).unwrap();
+    for number in 0..64 {
+        let up = format!("/proc/self/fd/{number}/../../../../../../../..{}", outside.path());
+        let link = root.0.join("esc").join(format!("{number}"));
+        symlink(format!("{up}/busybox"), &link).unwrap();
+        let script = root.0.join("esc").join(format!("script{number}"));
+        fs::write(&script, format!("#!{up}/busybox true\n")).unwrap();
+        fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    for number in 0..64 {
+        for name in [format!("/esc/{number}"), format!("/esc/script{number}")] {
+            let mut command = run(&["--rootfs", root.path(), "-i", &name]);
+            // A directory of the caller's, which every program may have open.
+            command.stdin(fs::File::open(&outside.0).unwrap());
+            let (status, _, said) = ending(command);
+            assert!(matches!(status, 126 | 127), "{name}: {status} {said}");
+        }
+    }
+}
+
+#[test]
+fn users_files_that_are_none_are_refused() {
+    let root = Scratch::busybox_root();
+    let etc = root.0.join("etc");
+    fs::create_dir(&etc).unwrap();
+    let passwd = etc.join("passwd");
+    let refused = |what: &str, flags: &[&str]| {
+        let arguments = [&["--rootfs", root.path()], flags, &["/bin/busybox", "id"]].concat();
+        let (status, printed, said) = ending(run(&arguments));
+        assert_eq!((status, said.lines().count()), (125, 1), "{what}: {printed} {said}");
+    };
+    nix::unistd::mkfifo(&passwd, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    refused("a FIFO", &[]);
+    for target in ["/dev/zero", "/proc/self/fd/0", "/etc"] {
+        fs::remove_file(&passwd).unwrap();
+        symlink(target, &passwd).unwrap();
+        refused(target, &[]);
+    }
+    fs::remove_file(&passwd).unwrap();
+    // To setresuid(2) this number means: stay who you are.
+    fs::write(&passwd, "app:x:4294967295:0::/:/bin/sh\n").unwrap();
+    refused("no number", &["--user", "app"]);
+    refused("no number inside", &["--userns", "0:100000:65536", "--user", "app"]);
+    fs::write(&passwd, "0:x:4294967295:0::/:/bin/sh\n").unwrap();
+    let inside = ["--rootfs", root.path(), "/bin/busybox", "id", "-u"];
+    assert_eq!(ending(run(&inside)), (0, "0\n".to_owned(), String::new()));
+}
+
+#[test]
+fn a_file_that_is_standard_input_is_not_the_containers() {
+    let outside = Scratch::new();
+    let file = outside.0.join("in");
+    fs::write(&file, "what was there\n").unwrap();
+    let mut command = run_script(&["-i"], "cat; echo x >/proc/self/fd/0; echo x >/dev/stdin");
+    command.stdin(fs::File::open(&file).unwrap());
+    assert_eq!(ending(command).1, "what was there\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "what was there\n");
 }
 
 /// Changes directories of a root to links, and back, as fast as it can.

@@ -148,6 +148,22 @@ fn without_a_cgroup_that_counts_there_is_none() {
     assert_eq!(probe.line(), "ENOTSUP");
 }
 
+/// As with an engine that leaves all of its containers in one cgroup of the unified hierarchy.
+#[test]
+fn a_cgroup_that_others_share_is_not_the_containers() {
+    let served = Served::new();
+    let (group, shared) = (Group::new(&["memory", "cpu", "cpuacct"]), Group::new(&["unified"]));
+    let script = "
+say(attempt(lambda: open(path).read()), attempt(lambda: trigger(b'some 1000000 2000000\\0')[1]))";
+    let before = format!(
+        "{}{} exec unshare --pid --fork --kill-child --cgroup",
+        shared.join(),
+        group.join()
+    );
+    let mut probe = Probe::start(&before, script, &file(&served, "cpu"));
+    assert_eq!(probe.line(), "ENOTSUP ENOTSUP");
+}
+
 /// The same lines through the kernel's own file and through ours.
 #[test]
 fn what_is_no_trigger_is_refused_as_the_kernel_does() {
@@ -215,6 +231,28 @@ say(poll(file, 120000))
     assert_eq!(neighbour.line(), "2");
 }
 
+/// epoll(7) with EPOLLET asks again only when it was woken.
+#[test]
+fn who_waits_for_edges_hears_of_every_one() {
+    let served = Served::new();
+    let group = cgroup();
+    let script = r#"
+file, answer = trigger(b"some 500000 2000000\0")
+edges = select.epoll()
+edges.register(file, select.EPOLLPRI | select.EPOLLET)
+edges.poll(0)
+say("set", answer)
+for _ in range(3):
+    say(edges.poll(120)[0][1])
+"#;
+    let mut probe = Probe::contained(&group, script, &file(&served, "cpu"));
+    assert_eq!(probe.line(), "set 20");
+    let _spinning = stall(&group);
+    for _ in 0..3 {
+        assert_eq!(probe.line(), "2");
+    }
+}
+
 #[test]
 fn one_that_waits_on_a_cgroup_that_is_removed_hears_of_it() {
     let served = Served::new();
@@ -258,7 +296,7 @@ sys.stdin.readline()
 "#;
     let file = file(&served, "memory");
     let mut probe = Probe::contained(&many, script, &file);
-    assert_eq!(probe.line(), "1024 76");
+    assert_eq!(probe.line(), "64 1036");
     let mut neighbour = Probe::contained(&other, "say(trigger(b'some 1 2000000\\0')[1])", &file);
     assert_eq!(neighbour.line(), "15");
     drop(neighbour);

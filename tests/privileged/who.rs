@@ -478,7 +478,7 @@ fn both_lookups_of_a_process_agree() {
 
 /// The cgroup that a resolver of this process finds, and when it says that it began.
 fn resolved(resolver: &Resolver, kernel: &Kernel, pid: u32) -> (String, Nsec) {
-    let who = resolver.resolve(pid);
+    let who = resolver.resolve(pid).unwrap();
     let (Subject::Container(container) | Subject::Host(container)) = who.subject else {
         panic!("unknown")
     };
@@ -503,7 +503,7 @@ fn a_birth_is_never_changed() {
     assert_eq!(resolved(&resolver, &kernel, second.pid), (group.path.clone(), birth));
     drop(first);
     assert_eq!(resolved(&resolver, &kernel, second.pid), (group.path.clone(), birth));
-    let container = resolver.resolve(second.pid);
+    let container = resolver.resolve(second.pid).unwrap();
     if let Subject::Container(container) = container.subject {
         resolver.forget(&container);
     }
