@@ -291,7 +291,13 @@ for file, _ in files[:500]:
 sys.stdin.readline()
 for file, _ in files:
     os.close(file)
-say(trigger(b"some 1000000 2000000\0")[1])
+def again():
+    file, answer = trigger(b"some 1000000 2000000\0")
+    os.close(file)
+    return answer
+while (answer := again()) == "ENOMEM":
+    pass
+say(answer)
 sys.stdin.readline()
 "#;
     let file = file(&served, "memory");
