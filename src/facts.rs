@@ -64,7 +64,7 @@ pub enum Facts {
         columns: usize,
         /// The container's CPU times.
         times: CpuTimes,
-        /// `btime`; none where the host's stands.
+        /// `btime`; none where the host's line has no number.
         boot_time: Option<u64>,
         /// The container's tasks.
         tasks: Tasks,

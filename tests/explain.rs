@@ -1,103 +1,10 @@
-//! Where lines come from: every line that the captured kernels print has a source, and of limits
-//! the level is told that decides.
+//! Of limits the level is told that decides.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 #[allow(dead_code, reason = "each test uses its part")]
 mod fixtures;
 
-use fixtures::{Fixture, NAMES};
-use lxcfs_rs::container::Who;
-use lxcfs_rs::facts::{Facts, Memory, MemoryEvents, PageSizes};
-use lxcfs_rs::files::{ProcFile, Row, TABLE};
-use lxcfs_rs::render::{Origin, origin, render};
-
-/// What a file is made of; none where the kernel counts no pressure for the container.
-fn facts(fixture: &Fixture, row: &Row, who: &Who) -> Option<Facts> {
-    match fixture.collector().collect(row.file, who, fixture.now) {
-        Err(error) if error.errno() == libc::EOPNOTSUPP => None,
-        found => Some(found.unwrap()),
-    }
-}
-
-#[test]
-fn every_line_of_every_file_has_a_source() {
-    for name in NAMES {
-        let fixture = Fixture::named(name);
-        for process in fixture.processes().into_iter().filter(|one| one.container.is_some()) {
-            let who = fixture.reader(process.pid);
-            for row in TABLE {
-                let Some(facts) = facts(&fixture, row, &who) else { continue };
-                let text = String::from_utf8(render(facts.clone())).unwrap();
-                for line in text.lines() {
-                    assert!(origin(&facts, line).is_some(), "{name} {}: {line}", row.path);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn every_line_of_the_running_kernels_files_has_a_source() {
-    let read = |name: &str| std::fs::read(format!("/proc/{name}")).unwrap();
-    let memory = Memory::default();
-    let meminfo = Facts::Meminfo { host: read("meminfo"), memory };
-    let vmstat = Facts::Vmstat {
-        host: read("vmstat"),
-        memory,
-        events: MemoryEvents::default(),
-        io: None,
-        pages: PageSizes::default(),
-    };
-    for (name, facts) in [("meminfo", meminfo), ("vmstat", vmstat)] {
-        let text = String::from_utf8(read(name)).unwrap();
-        for line in text.lines() {
-            assert!(origin(&facts, line).is_some(), "{name}: {line}");
-        }
-    }
-}
-
-/// The specification's list of them, and no others.
-#[test]
-fn the_hosts_lines_are_those_that_the_specification_lists() {
-    let allowed = |file: ProcFile, line: &str| match file {
-        ProcFile::Meminfo => {
-            let hardware =
-                ["VmallocTotal", "Cma", "Hugepagesize", "HardwareCorrupted", "DirectMap"];
-            hardware.iter().any(|label| line.starts_with(label))
-        }
-        ProcFile::Stat => ["intr ", "ctxt ", "softirq ", "processes ", "btime "]
-            .iter()
-            .any(|key| line.starts_with(key)),
-        ProcFile::Vmstat => line.starts_with("nr_dirty_") && line.contains("threshold"),
-        ProcFile::Swaps => line.starts_with("Filename"),
-        ProcFile::Slabinfo => line.starts_with("slabinfo") || line.starts_with('#'),
-        ProcFile::Cpuinfo => !line.starts_with("processor"),
-        ProcFile::PressureCpu
-        | ProcFile::PressureIo
-        | ProcFile::PressureMemory
-        | ProcFile::CpuOnline
-        | ProcFile::Diskstats
-        | ProcFile::Loadavg
-        | ProcFile::Uptime => false,
-    };
-    for name in NAMES {
-        let fixture = Fixture::named(name);
-        let who = fixture.reader(fixture.init_of("c1"));
-        for row in TABLE {
-            let Some(facts) = facts(&fixture, row, &who) else { continue };
-            // Two CPUs of two, which is no limit: all of the host's file.
-            if name == "hybrid-6.18" && matches!(row.file, ProcFile::Cpuinfo | ProcFile::CpuOnline)
-            {
-                continue;
-            }
-            let text = String::from_utf8(render(facts.clone())).unwrap();
-            for line in text.lines() {
-                let is_hosts = origin(&facts, line) == Some(Origin::Host);
-                assert!(!is_hosts || allowed(row.file, line), "{name} {}: {line}", row.path);
-            }
-        }
-    }
-}
+use fixtures::Fixture;
 
 /// `CONTROLLER PATH FILE VALUE` of what decides.
 fn deciding(fixture: &Fixture, container: &str) -> Vec<String> {

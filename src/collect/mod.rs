@@ -115,10 +115,8 @@ impl Collector {
         let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
         let host = self.kernel.proc.read_record("stat")?;
         let tasks = self.sampler.watch(&self.history, scope.container, now)?.tasks;
-        let boot_time = match self.boottime_offset(scope, reader)? {
-            Some(offset) => stat::boot_time(&host).map(|host| earlier_by(host, offset)),
-            None => None,
-        };
+        let offset = self.boottime_offset(scope, reader)?.unwrap_or(0);
+        let boot_time = stat::boot_time(&host).map(|host| earlier_by(host, offset));
         Ok(Some(Facts::Stat { columns: stat::cpu_columns(&host), host, times, boot_time, tasks }))
     }
 

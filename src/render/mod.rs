@@ -6,7 +6,7 @@ mod diskstats;
 mod loadavg;
 mod meminfo;
 mod node;
-mod origin;
+mod sources;
 mod stat;
 mod swaps;
 mod uptime;
@@ -14,8 +14,7 @@ mod vmstat;
 
 use crate::facts::Facts;
 
-use origin::SAME;
-pub use origin::{Origin, origin};
+pub use sources::{Origin, ROWS, Row, Source, source_of};
 
 /// The file's text.
 #[must_use]

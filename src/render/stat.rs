@@ -1,11 +1,12 @@
-//! `/proc/stat`: the container's CPU lines, `btime` and task counts; all other lines are the
-//! host's.
+//! `/proc/stat`: the container's CPU lines, `btime` and task counts; the host's interrupts, context
+//! switches and forks.
 
 use std::fmt::Write as _;
 
 use crate::facts::{CpuTimes, Shown, Tasks};
 
 use super::lines;
+use super::sources::{Origin, STAT, source_in};
 
 pub(super) fn render(
     host: &[u8],
@@ -26,13 +27,29 @@ pub(super) fn render(
             b"procs_blocked" => Some(tasks.blocked),
             _ => None,
         };
-        text.extend_from_slice(if value.is_some() { key } else { line });
-        if let Some(value) = value {
-            text.extend_from_slice(format!(" {value}").as_bytes());
+        match value {
+            Some(value) => {
+                text.extend_from_slice(key);
+                text.extend_from_slice(format!(" {value}").as_bytes());
+            }
+            None if key == b"btime" || is_hosts(key) => text.extend_from_slice(line),
+            None => text.extend(without_numbers(line)),
         }
         text.push(b'\n');
     }
     text
+}
+
+fn is_hosts(key: &[u8]) -> bool {
+    let source = std::str::from_utf8(key).ok().and_then(|key| source_in(STAT, key));
+    source.is_some_and(|source| source.origin == Origin::Host)
+}
+
+/// A line that no known kernel prints, with every number 0.
+fn without_numbers(line: &[u8]) -> Vec<u8> {
+    let is_number = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+    let words = line.split(|&byte| byte == b' ');
+    words.map(|word| if is_number(word) { b"0" } else { word }).collect::<Vec<_>>().join(&b' ')
 }
 
 /// The `cpu` line, with two blanks, and the `cpuN` lines.
@@ -77,6 +94,12 @@ mod tests {
             "cpu  10 20 30 40 0 0 0 50 0 0\ncpu1 10 20 30 40 0 0 0 50 0 0\nintr 5 0 1\nctxt 7\n\
              btime 1400\nprocesses 9\nprocs_running 2\nprocs_blocked 1\nsoftirq 1 2\n"
         );
+    }
+
+    #[test]
+    fn a_line_that_is_not_yet_invented_counts_nothing() {
+        let text = render(b"btime x\nirqs2 17 0 cpu3\n", 10, &times(), None, &Tasks::default());
+        assert!(String::from_utf8(text).unwrap().ends_with("\nbtime x\nirqs2 0 0 cpu3\n"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files::TABLE;
 use crate::kernel::Controller;
-use crate::render::{Origin, origin, render};
+use crate::render::{render, source_of};
 
 use super::{Kind, Node, Vfs};
 
@@ -56,15 +56,14 @@ impl Vfs {
             hierarchy.map(|hierarchy| self.collector.kernel.hierarchies[hierarchy].version)
         };
         let is_v1 = version_of(controller_of(&facts)) == Some(crate::cgroup::layout::Version::V1);
-        let text = String::from_utf8_lossy(&render(facts.clone())).into_owned();
+        let is_hosts = matches!(facts, Facts::Verbatim(_));
+        let text = String::from_utf8_lossy(&render(facts)).into_owned();
         let lines = text.lines().map(|line| Line {
             text: line.to_owned(),
-            source: match origin(&facts, line) {
-                Some(Origin::Host) => "the host's".to_owned(),
-                Some(Origin::Nothing) => "0: no cgroup counts it".to_owned(),
-                Some(Origin::Cgroup { v1, .. }) if is_v1 => v1.into_owned(),
-                Some(Origin::Cgroup { v2, .. }) => v2.into_owned(),
-                None => "0: a line that this version does not know".to_owned(),
+            source: match source_of(path, line) {
+                _ if is_hosts || line.is_empty() => "the host's".to_owned(),
+                Some(source) => source.words(is_v1),
+                None => "a line that this version does not know".to_owned(),
             },
         });
         Ok(Explained { path: path.to_owned(), lines: lines.collect(), host })

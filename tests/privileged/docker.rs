@@ -719,7 +719,7 @@ fn explain_tells_what_a_container_sees_and_why() {
         assert!(told.starts_with(&format!("process {pid}: container\n")), "{told}");
         assert!(told.contains(&memory), "{told}");
         let total = told.lines().find(|line| line.starts_with("MemTotal:")).unwrap();
-        let words = "least memory.limit_in_bytes over the levels, at most the host's";
+        let words = "least memory.limit_in_bytes over the levels; the host's where it is less";
         assert!(total.contains(" 307200 kB") && total.ends_with(words), "{total}");
         let buffers = told.lines().find(|line| line.starts_with("Buffers:")).unwrap();
         assert!(buffers.ends_with("# 0: no cgroup counts it"), "{buffers}");
