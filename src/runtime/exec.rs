@@ -74,8 +74,9 @@ pub fn exec(request: &Request) -> Result<u8> {
     let layout = super::read_layout()?;
     let record = Records::of_host().find(&layout, &request.container)?;
     let init = record.init.open()?;
-    let namespaces = namespaces::of_process(Pid::from_raw(record.init.pid))?;
-    let cgroups = Cgroups::of_running(&layout, &record.id).in_step("cgroups")?;
+    let pid = Pid::from_raw(record.init.pid);
+    let namespaces = namespaces::of_process(pid)?;
+    let cgroups = Cgroups::of_running(&layout, &record.id, pid).in_step("cgroups")?;
     let confinement = Confinement::new(record.confinement)?;
     let confinement =
         if request.is_privileged { confinement.with_all_capabilities()? } else { confinement };

@@ -15,6 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What is to be mounted, and what is made where there is nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +43,21 @@ const LINKS_MAX: usize = 40;
 /// How often a name is made that someone else removes.
 const ATTEMPTS: usize = 16;
 
+/// A place that was found.
+#[derive(Debug)]
+pub struct Place {
+    /// Opened with O_PATH.
+    pub file: OwnedFd,
+    /// Whether it is /proc or lies in it, whatever is mounted on it already.
+    is_in_proc: bool,
+}
+
 /// Opens the place `path` in the root that was entered, and makes what of it is missing.
 ///
 /// # Errors
 /// [`Error::Refused`] for a place of the other kind, or one to be made in /proc, and what
 /// openat(2) and mkdirat(2) answer.
-pub fn find_or_make(path: &Path, kind: Kind) -> Result<OwnedFd> {
+pub fn find_or_make(path: &Path, kind: Kind) -> Result<Place> {
     let failed = |op: &'static str| move |errno: Errno| Error::io(op, path, errno);
     let open_root = || openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     // From the root to where the path has led so far.
@@ -80,13 +90,17 @@ pub fn find_or_make(path: &Path, kind: Kind) -> Result<OwnedFd> {
             rest.push_front(name);
         }
     }
-    let found = levels.pop().ok_or_else(|| failed("open")(Errno::NOENT))?;
-    let found_kind = Kind::of(&found).map_err(|error| Error::io("stat", path, error))?;
+    let mut is_in_proc = false;
+    for level in &levels {
+        is_in_proc |= is_proc(level, path)?;
+    }
+    let file = levels.pop().ok_or_else(|| failed("open")(Errno::NOENT))?;
+    let found_kind = Kind::of(&file).map_err(|error| Error::io("stat", path, error))?;
     if found_kind != kind {
         let article = if kind == Kind::Directory { "not a" } else { "a" };
         return Err(Error::Refused(format!("{}: {article} directory there", path.display())));
     }
-    Ok(found)
+    Ok(Place { file, is_in_proc })
 }
 
 /// The names of a path, `..` among them.
@@ -107,7 +121,9 @@ fn open_or_make(above: &OwnedFd, name: &OsString, kind: Kind, path: &Path) -> Re
             Err(Errno::NOENT) => {}
             opened => return opened.map_err(|errno| failed("open", errno)),
         }
-        refuse_in_proc(above, path)?;
+        if is_proc(above, path)? {
+            return Err(in_proc(path));
+        }
         let made = match kind {
             Kind::Directory => mkdirat(above, name, 0o755.into()),
             Kind::File => {
@@ -123,17 +139,26 @@ fn open_or_make(above: &OwnedFd, name: &OsString, kind: Kind, path: &Path) -> Re
     Err(failed("make", Errno::NOENT))
 }
 
-/// Refuses a place in /proc: a mount there would hide what the kernel, or we, say.
-///
-/// # Errors
-/// [`Error::Refused`], or what fstatfs(2) answers.
-pub fn refuse_in_proc(place: &OwnedFd, path: &Path) -> Result<()> {
-    let found = fstatfs(place).map_err(|errno| Error::io("look at", path, errno))?;
-    if found.f_type == PROC_SUPER_MAGIC {
-        return Err(Error::Refused(format!(
-            "{}: in /proc, where nothing can be made or mounted",
-            path.display()
-        )));
+impl Place {
+    /// Refuses a place in /proc: a mount there would hide what the kernel, or we, say. Allowed
+    /// are the files that engines let be mounted on, as a way to what we do.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn refuse_in_proc(&self, path: &Path) -> Result<()> {
+        let of_engines = || files::TABLE.iter().filter(|row| row.docker).map(|row| row.path);
+        if self.is_in_proc && !of_engines().any(|file| path == Path::new("/").join(file)) {
+            return Err(in_proc(path));
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn is_proc(place: &OwnedFd, path: &Path) -> Result<bool> {
+    let found = fstatfs(place).map_err(|errno| Error::io("look at", path, errno))?;
+    Ok(found.f_type == PROC_SUPER_MAGIC)
+}
+
+fn in_proc(path: &Path) -> Error {
+    Error::Refused(format!("{}: in /proc, where nothing can be made or mounted", path.display()))
 }

@@ -106,7 +106,10 @@ impl Names {
         }
         for (mount, place) in &self.0 {
             match mountpoint::find_or_make(place, Kind::File) {
-                Ok(found) => mounts::attach_to(mount, &found, place)?,
+                Ok(found) => {
+                    found.refuse_in_proc(place)?;
+                    mounts::attach_to(mount, &found.file, place)?;
+                }
                 Err(error) if error.errno() == libc::EROFS => log::info!("{error}: left out"),
                 Err(error) => return Err(error),
             }

@@ -164,7 +164,7 @@ impl Root {
                 let attributes = INERT.difference(MountAttrFlags::MOUNT_ATTR_NOEXEC);
                 let tmpfs = new_filesystem("tmpfs", &[("mode", "1777")], attributes)
                     .map_err(|error| Error::io("mount", place, error))?;
-                attach_to(&tmpfs, &target, place)?;
+                attach_to(&tmpfs, &target.file, place)?;
             }
         }
         Ok(())

@@ -66,14 +66,14 @@ fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
         "" => number(fields[2]) == Some(0),
         _ => is_called(fields, user),
     };
-    let entry = lines(passwd, 7).find(is_wanted);
+    let entry = lines(passwd, 4).find(is_wanted);
     let mut found = User { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() };
     match &entry {
         Some(fields) => {
             found.uid = number(fields[2]).ok_or("its uid in /etc/passwd is no number")?;
             found.gid = number(fields[3]).ok_or("its gid in /etc/passwd is no number")?;
-            if !fields[5].is_empty() {
-                found.home = OsStr::from_bytes(fields[5]).to_owned();
+            if let Some(home) = fields.get(5).filter(|home| !home.is_empty()) {
+                found.home = OsStr::from_bytes(home).to_owned();
             }
         }
         None if user.is_empty() => {}
@@ -83,7 +83,7 @@ fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
         }
     }
     if !wanted_group.is_empty() {
-        let entry = lines(group, 4).find(|fields| is_called(fields, wanted_group));
+        let entry = lines(group, 3).find(|fields| is_called(fields, wanted_group));
         found.gid = match entry {
             Some(fields) => number(fields[2]).ok_or("its gid in /etc/group is no number")?,
             None => number(wanted_group.as_bytes())
@@ -106,7 +106,7 @@ fn missing(name: &str, kind: &str, file: &str) -> String {
     }
 }
 
-/// The fields of each line that has so many.
+/// The fields of each line that has so many, or more.
 fn lines(text: &[u8], fields: usize) -> impl Iterator<Item = Vec<&[u8]>> {
     text.split(|&byte| byte == b'\n')
         .map(|line| line.trim_ascii().split(|&byte| byte == b':').collect::<Vec<_>>())
@@ -144,9 +144,18 @@ impl User {
     /// Has this process be the user.
     ///
     /// # Errors
-    /// What setgroups(2), setresgid(2) and setresuid(2) answer.
+    /// [`Error::Refused`] for a number that its user namespace does not have; what setgroups(2),
+    /// setresgid(2) and setresuid(2) answer.
     pub fn assume(&self) -> Result<()> {
-        let failed = |errno: nix::errno::Errno| Error::io("set the user of", "/proc/self", errno);
+        let failed = |errno| {
+            if errno == nix::Error::EINVAL {
+                return Error::Refused(format!(
+                    "--user: {}:{} or one of its groups is none of the container's: see --userns",
+                    self.uid, self.gid
+                ));
+            }
+            Error::io("set the user of", "/proc/self", errno)
+        };
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         let groups: Vec<Gid> =
             [self.gid].iter().chain(&self.groups).copied().map(Gid::from_raw).collect();
@@ -194,6 +203,10 @@ mod tests {
             assert_eq!(found(text), expected, "{text}");
         }
         assert_eq!(find("", b"", b"").unwrap().home, "/");
+        // Fields may be missing at the end.
+        let short = find("b", b"b:x:5:6\n", b"c:x:9\nd:x:8:b\n").unwrap();
+        assert_eq!((short.uid, short.gid, short.groups, short.home), (5, 6, vec![8], "/".into()));
+        assert_eq!(find("0:c", b"", b"c:x:9\n").unwrap().gid, 9);
     }
 
     #[test]

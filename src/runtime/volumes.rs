@@ -101,8 +101,8 @@ impl Opened {
     pub fn attach(&self) -> Result<()> {
         for (mount, kind, target) in &self.0 {
             let place = mountpoint::find_or_make(target, *kind).in_step("--volume")?;
-            mountpoint::refuse_in_proc(&place, target).in_step("--volume")?;
-            mounts::attach_to(mount, &place, target).in_step("--volume")?;
+            place.refuse_in_proc(target).in_step("--volume")?;
+            mounts::attach_to(mount, &place.file, target).in_step("--volume")?;
         }
         Ok(())
     }

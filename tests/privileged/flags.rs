@@ -158,6 +158,7 @@ const ACCEPTED: &[Row] = &[
     (&["-v", "{src}:/dev/shm"], "ls /dev/shm"),
     (&["-v", "{src}:/new", "--read-only"], "touch /new/x && rm /new/x; touch /x"),
     (&["-v", "{src}/file:/etc/hosts"], "cat /etc/hosts"),
+    (&["-v", "{src}/file:/proc/uptime"], "cat /proc/uptime"),
     (&["--hostname", "a.b"], "hostname; cat /etc/hostname; echo $HOSTNAME"),
     (&["-h", "a_b"], "hostname; cat /etc/hostname; echo $HOSTNAME"),
     (&["--hostname", ""], "echo ${#HOSTNAME}; hostname | wc -c"),
@@ -230,6 +231,9 @@ const REFUSED: &[&[&str]] = &[
     &["-v", "{src}:/proc"],
     &["-v", "{src}:/proc/x"],
     &["-v", "{src}/file:/proc/meminfo2"],
+    &["-v", "{src}/file:/proc/vmstat"],
+    &["-v", "{src}/file:/proc/self/stat"],
+    &["-v", "{src}/file:/proc/pressure/cpu"],
     &["-v", "{src}:/sys/x"],
     &["-v", "{src}/file:/etc"],
     &["-v", "{src}:/etc/passwd"],
@@ -327,6 +331,12 @@ fn a_container_may_have_users_of_its_own() {
     assert_eq!((status, printed.as_str()), (0, "0\n0\n65534\n"), "{said}");
     assert_eq!(fs::metadata(source.0.join("made")).unwrap().uid(), 0);
 
+    let outside = ["--userns", "0:100000:65536", "-u", "70000", "true"];
+    assert_refused(
+        &outside,
+        125,
+        "--user: 70000:0 or one of its groups is none of the container's",
+    );
     assert_refused(&["--userns", "0:1:0", "true"], 125, "expected host, or 0:FIRST:COUNT");
     assert_refused(&["--userns", "0:1:9", "--privileged", "true"], 125, "the host's users");
 }

@@ -153,3 +153,22 @@ def test_exec_ps_and_stop():
         runtime.wait()
     equal("ps", program("ps", "-q").stdout, "")
     assert not os.path.exists(f"{CGROUPS}/lxcfs-rs")
+
+
+def test_exec_where_the_container_has_cgroups_of_its_own():
+    script = """cd /sys/fs/cgroup && mkdir a && echo 1 >a/cgroup.procs && echo +pids >cgroup.subtree_control &&
+        echo ready && exec sleep 1000"""
+    command = [BINARY, "run", "--name", "own", "--privileged", "-m", "64m", "--", "sh", "-c", script]
+    runtime = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        equal("what it prints", runtime.stdout.readline(), "ready\n")
+        done = program("exec", "own", "sh", "-c", "cat /proc/self/cgroup; grep MemTotal /proc/meminfo")
+        equal("status", (done.returncode, done.stderr), (0, ""))
+        cgroup, total = done.stdout.splitlines()
+        equal("cgroup", cgroup, "0::/a")
+        equal("MemTotal", total.split()[1], str(64 * 1024))
+    finally:
+        program("stop", "-t", "0", "own")
+        runtime.kill()
+        runtime.wait()
+    equal("ps", program("ps", "-q").stdout, "")
