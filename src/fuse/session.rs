@@ -6,14 +6,17 @@
 //! Whoever holds a [`Connection`] can do the last two steps again: that is all that a
 //! successor of a dead daemon needs.
 
+use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use fuser::{Config, SessionACL};
 use nix::errno::Errno;
@@ -22,7 +25,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Adapter;
 use super::mountpoint::{Claim, Mounted, unmount};
@@ -30,7 +32,7 @@ use super::notify::notify;
 use super::pidfile::Pidfile;
 use crate::error::{Error, Result};
 use crate::sys::descriptors;
-use crate::sys::fuse::replace_descriptor;
+use crate::sys::fuse::{Answer, ask_in_child, replace_descriptor};
 use crate::vfs::Vfs;
 
 const DEVICE: &str = "/dev/fuse";
@@ -318,11 +320,21 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// The first answer shows that the kernel took the reply to INIT and that workers run.
+///
+/// It is a child that asks, without the connection's descriptor. Should this process be killed
+/// just when a worker has taken the request, one of its own threads that waits for the answer
+/// would sleep for ever, and by that hold the descriptor whose end would wake it.
 fn expect_answer(mountpoint: &Path) -> Result<()> {
-    let flags = AtFlags::STATX_FORCE_SYNC;
-    rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, StatxFlags::BASIC_STATS)
-        .map(|_| ())
-        .map_err(|error| Error::io("get a first answer from", mountpoint, error))
+    /// Workers of a busy machine may be late; none is as late as this.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let failed = |error: io::Error| Error::io("get a first answer from", mountpoint, error);
+    let name =
+        CString::new(mountpoint.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+    match ask_in_child(&name, PATIENCE).map_err(failed)? {
+        Answer::Present => Ok(()),
+        Answer::Failed(errno) => Err(failed(io::Error::from_raw_os_error(errno))),
+        Answer::None => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
 }
 
 #[cfg(test)]

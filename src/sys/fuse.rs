@@ -41,11 +41,14 @@ pub enum Answer {
 /// A FUSE daemon that took a request and never answers makes its reader sleep where not even
 /// SIGKILL reaches it; a thread of ours would then keep this process from ever ending.
 /// The child is killed and, where it can be, reaped. It holds none of this process's
-/// descriptors: a pipe left open in one that sleeps for ever would keep its reader waiting.
+/// descriptors: a pipe left open in one that sleeps for ever would keep its reader waiting, and
+/// the connection's own, open in who waits for its answer, would keep that from ever ending.
 ///
 /// # Errors
 /// What fork, pidfd_open (Linux 5.3) or poll answer.
 pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
+    /// More descriptors than [`super::descriptors::raise_limit`] lets a process have.
+    const OPEN_MAX: i32 = 1 << 20;
     let flags = libc::AT_STATX_FORCE_SYNC;
     // SAFETY: fork(2). Until _exit the child calls async-signal-safe functions only
     // (signal-safety(7)): close, bare system calls, and _exit. It allocates nothing and drops
@@ -57,8 +60,8 @@ pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
         // `struct statx`, for which all zeroes is a valid value; errno is this thread's.
         unsafe {
             if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
-                (0..=2).for_each(|stdio| {
-                    libc::close(stdio);
+                (0..OPEN_MAX).for_each(|descriptor| {
+                    libc::close(descriptor);
                 });
             }
             let mut found: libc::statx = std::mem::zeroed();

@@ -5,13 +5,17 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lxcfs_rs::collect::load::boottime;
 use lxcfs_rs::units::Nsec;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
 use crate::byhand::{Group, Plan, Reader, eventually};
-use crate::daemon::{Guarded, Place, start};
+use crate::daemon::{Guarded, Place, serve, start};
 
 /// How often the daemon ends.
 fn restarts() -> usize {
@@ -47,6 +51,30 @@ fn cpu_lines(stat: &str) -> HashMap<String, Vec<u64>> {
 fn hundredths(text: &str) -> u64 {
     let number = text.split(' ').next().unwrap().replace('.', "");
     number.parse().unwrap()
+}
+
+/// One of its own threads once waited for an answer of another that was killed: for ever, as
+/// only the end of the process would have ended the wait.
+#[test]
+fn killed_at_any_moment_of_its_start_it_is_gone() {
+    let place = Place::new();
+    let rounds = if std::env::var_os("LXCFS_RS_FULL").is_some() { 2000 } else { 100 };
+    for round in 0..rounds {
+        let mut command = serve(&place.mountpoint());
+        let mut daemon = Guarded(command.stderr(Stdio::null()).spawn().unwrap());
+        // Some moment of the first 40 ms, another one in each round.
+        thread::sleep(Duration::from_micros(round * 7919 % 40_000));
+        daemon.signal(Signal::SIGKILL);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while daemon.0.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                // Aborts the connection, so that the rest of the test can end.
+                let _ = umount2(&place.mountpoint(), MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+                panic!("killed in round {round}, it is still there");
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 #[test]
