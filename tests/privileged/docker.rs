@@ -128,14 +128,14 @@ for line in sys.stdin:
 "#;
 
 /// Docker and a daemon.
-struct Stage {
+pub(crate) struct Stage {
     _daemon: Guarded,
     place: Place,
     engine: Arc<Engine>,
 }
 
 impl Stage {
-    fn new() -> Stage {
+    pub(crate) fn new() -> Stage {
         let engine = Engine::shared();
         let place = Place::new();
         let daemon = start(&place);
@@ -168,8 +168,13 @@ impl Stage {
         container
     }
 
+    /// `docker ARGUMENTS`.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> Command {
+        self.engine.docker(arguments)
+    }
+
     /// A container that does nothing.
-    fn idle(&self, options: &[&str]) -> Container<'_> {
+    pub(crate) fn idle(&self, options: &[&str]) -> Container<'_> {
         self.start(options, &["sleep", "infinity"])
     }
 }
@@ -189,9 +194,9 @@ fn succeed(mut command: Command) -> String {
 }
 
 /// Removed at the end of its test.
-struct Container<'a> {
+pub(crate) struct Container<'a> {
     stage: &'a Stage,
-    name: String,
+    pub(crate) name: String,
 }
 
 impl Container<'_> {
@@ -202,7 +207,7 @@ impl Container<'_> {
         succeed(self.stage.engine.docker(&arguments))
     }
 
-    fn exec(&self, command: &[&str]) -> String {
+    pub(crate) fn exec(&self, command: &[&str]) -> String {
         self.exec_as(&[], command)
     }
 

@@ -10,6 +10,7 @@ mod hostile_payloads;
 mod life;
 mod nested;
 mod pressure;
+mod readers;
 mod restart;
 mod run;
 mod run_security;

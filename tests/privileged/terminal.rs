@@ -15,14 +15,14 @@ use super::life::{listed, name, named, program};
 use super::run::{Dir, PROGRAM, ending, eventually, output_of, run};
 
 /// A terminal with a shell on it, in a tmux server of its own.
-struct Terminal {
+pub(crate) struct Terminal {
     socket: String,
     dir: Dir,
 }
 
 impl Terminal {
     /// A terminal of 100 columns and 30 rows.
-    fn new() -> Terminal {
+    pub(crate) fn new() -> Terminal {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let socket = format!("lxcfs-rs-{}-{number}", std::process::id());
@@ -42,13 +42,13 @@ impl Terminal {
     }
 
     /// Types a line.
-    fn line(&self, text: &str) {
+    pub(crate) fn line(&self, text: &str) {
         self.tmux(&["send-keys", "-l", text]);
         self.key("Enter");
     }
 
     /// Presses a key by tmux's name of it.
-    fn key(&self, key: &str) {
+    pub(crate) fn key(&self, key: &str) {
         self.tmux(&["send-keys", key]);
     }
 
@@ -63,7 +63,7 @@ impl Terminal {
         });
     }
 
-    fn screen(&self) -> String {
+    pub(crate) fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
     }
 
