@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use super::devices::{self, DeviceAccess};
 use super::layout::{Hierarchy, Layout, Version};
 use super::limits::{Limits, Write, writes};
-use super::path::parse_memberships;
+use super::path::Membership;
 use crate::error::{Error, Result};
 use crate::sys::bpf::attach_device_program;
 use crate::sys::fuse::replace_descriptor;
@@ -181,12 +181,12 @@ impl Cgroups {
         Ok(())
     }
 
-    /// The cgroups of the running container `id`, whose first process is `init`, to join them;
-    /// they remain its runtime's.
+    /// The cgroups of the running container `id`, whose first process is in those of `init`, to
+    /// join them; they remain its runtime's.
     ///
     /// # Errors
     /// The directory on cgroup2 that could not be opened.
-    pub fn of_running(layout: &Layout, id: &str, init: Pid) -> Result<Cgroups> {
+    pub fn of_running(layout: &Layout, id: &str, init: &[Membership]) -> Result<Cgroups> {
         let mut cgroups = Cgroups { made: Vec::new(), lock: None, unified: None };
         for hierarchy in used(layout) {
             let mut dir = dir_of(hierarchy, id);
@@ -236,17 +236,14 @@ impl Cgroups {
 /// The cgroup2 directory of a container that a further process may join: its own, but where the
 /// container has switched controllers on for the cgroups that it made below, no process may be in
 /// there ("no internal processes", cgroups(7)); then that of its first.
-fn where_processes_may_be(dir: PathBuf, id: &str, init: Pid) -> Result<PathBuf> {
+fn where_processes_may_be(dir: PathBuf, id: &str, init: &[Membership]) -> Result<PathBuf> {
     let control = dir.join("cgroup.subtree_control");
     let enabled = fs::read(&control).map_err(|error| Error::io("read", &control, error))?;
     if enabled.trim_ascii().is_empty() {
         return Ok(dir);
     }
-    let file = PathBuf::from(format!("/proc/{init}/cgroup"));
-    let text = fs::read(&file).map_err(|error| Error::io("read", &file, error))?;
-    let memberships = parse_memberships(&text, &file)?;
     let own = format!("/{PARENT}/{id}/");
-    let below = memberships.iter().find(|line| line.controllers.is_empty()).and_then(|line| {
+    let below = init.iter().find(|line| line.controllers.is_empty()).and_then(|line| {
         let at = line.path.windows(own.len()).position(|part| part == own.as_bytes())?;
         Some(OsStr::from_bytes(&line.path[at + own.len()..]))
     });

@@ -14,6 +14,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -33,6 +34,7 @@ use super::terminal::{self, Pty, Streams};
 use super::user::{self, User};
 use super::{command, namespaces};
 use crate::cgroup::apply::Cgroups;
+use crate::cgroup::path::{Membership, parse_memberships};
 use crate::error::{Error, InStep as _, Result};
 use crate::sys::process::{self, Child};
 
@@ -76,7 +78,8 @@ pub fn exec(request: &Request) -> Result<u8> {
     let init = record.init.open()?;
     let pid = Pid::from_raw(record.init.pid);
     let namespaces = namespaces::of_process(pid)?;
-    let cgroups = Cgroups::of_running(&layout, &record.id, pid).in_step("cgroups")?;
+    let cgroups =
+        Cgroups::of_running(&layout, &record.id, &memberships(pid)?).in_step("cgroups")?;
     let confinement = Confinement::new(record.confinement)?;
     let confinement =
         if request.is_privileged { confinement.with_all_capabilities()? } else { confinement };
@@ -111,6 +114,13 @@ pub fn exec(request: &Request) -> Result<u8> {
         }
     }
     supervise::wait(&child, &signals, session, || ())
+}
+
+/// The cgroups that a process is in.
+fn memberships(pid: Pid) -> Result<Vec<Membership>> {
+    let file = PathBuf::from(format!("/proc/{pid}/cgroup"));
+    let text = fs::read(&file).map_err(|error| Error::io("read", &file, error))?;
+    parse_memberships(&text, &file)
 }
 
 /// A process over what the container's first has.
