@@ -10,6 +10,29 @@ use crate::units::{Bytes, Limit};
 
 use super::{Collector, Scope};
 
+/// What containers are shown of swap: all that is there, unless told otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwapView {
+    /// A machine without swap.
+    pub hidden: bool,
+    /// A machine without compressed swap, zswap.
+    pub zswap_hidden: bool,
+}
+
+impl SwapView {
+    /// Takes out of `domain` what is not shown.
+    fn apply(self, domain: &mut stats::Memory) {
+        if self.hidden {
+            domain.swap = None;
+            domain.stat.swapcached = Bytes(0);
+        }
+        if self.hidden || self.zswap_hidden {
+            domain.stat.zswap = Bytes(0);
+            domain.stat.zswapped = Bytes(0);
+        }
+    }
+}
+
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
         let host = self.kernel.proc.read_record("meminfo")?;
@@ -71,12 +94,13 @@ impl Collector {
     ) -> Result<Option<(Memory, MemoryEvents)>> {
         let host = Meminfo::parse(host);
         let levels = scope.container.levels(&self.kernel, Controller::Memory);
-        let Some(domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
+        let Some(mut domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
             return Ok(None);
         };
         if scope.is_host && !domain.is_limited() {
             return Ok(None);
         }
+        self.swap.apply(&mut domain);
         let huge_pages = huge_pages(&self.kernel, scope.container, &host)?;
         let overcommit = Overcommit::read(&self.kernel);
         Ok(Some((model(&host, &domain, &huge_pages, overcommit), domain.events)))
@@ -293,6 +317,32 @@ mod tests {
         // Reclaimable memory beyond the limit makes no more available than there is.
         let memory = run(&domain(Limit::At(Bytes(20 * MIB)), 19));
         assert_eq!(memory.available, Bytes(20 * MIB));
+    }
+
+    #[test]
+    fn a_machine_without_swap() {
+        let mut shown = domain(Limit::Max, 100);
+        shown.swap = Some(Swap {
+            limit: SwapLimit::Swap(Limit::Max),
+            used: Bytes(30 * MIB),
+            rooms: Vec::new(),
+        });
+        let some = Bytes(MIB);
+        (shown.stat.swapcached, shown.stat.zswap, shown.stat.zswapped) = (some, some, some);
+        let swap = |view: SwapView| {
+            let mut domain = shown.clone();
+            view.apply(&mut domain);
+            let memory = run(&domain);
+            let stat = memory.stat;
+            ([memory.swap_total, memory.swap_free, stat.swapcached], [stat.zswap, stat.zswapped])
+        };
+        let (none, all) = (Bytes(0), [Bytes(512 * MIB), Bytes(482 * MIB), some]);
+        assert_eq!(swap(SwapView::default()), (all, [some; 2]));
+        let zswap_hidden = true;
+        assert_eq!(swap(SwapView { zswap_hidden, hidden: false }), (all, [none; 2]));
+        for zswap_hidden in [false, true] {
+            assert_eq!(swap(SwapView { hidden: true, zswap_hidden }), ([none; 3], [none; 2]));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod pressure;
 pub mod tree;
 
 pub use cpu::CpuCount;
+pub use memory::SwapView;
 
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub struct Collector {
     pub own_time: Option<NsId>,
     /// How many CPUs a quota is.
     pub cpu_count: CpuCount,
+    /// What containers are shown of swap.
+    pub swap: SwapView,
 }
 
 /// A reader's container, and whether a resource that it does not limit is the host's.
@@ -51,8 +54,8 @@ impl Collector {
     #[must_use]
     pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>, history: History) -> Collector {
         let sampler = load::Sampler::new(Arc::clone(&kernel));
-        let cpu_count = CpuCount::default();
-        Collector { kernel, history, sampler, own_time, cpu_count }
+        let (cpu_count, swap) = (CpuCount::default(), SwapView::default());
+        Collector { kernel, history, sampler, own_time, cpu_count, swap }
     }
 
     /// The facts behind `file` for `who` at CLOCK_BOOTTIME `now`.

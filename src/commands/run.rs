@@ -202,7 +202,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// Serves the files of one container, as its own daemon.
 fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
-    let options =
-        session::Options { mountpoint: mountpoint.to_owned(), workers: None, pidfile: None };
+    let options = session::Options {
+        mountpoint: mountpoint.to_owned(),
+        nonempty: false,
+        workers: None,
+        pidfile: None,
+    };
     session::serve(&options, |_| Vfs::of_machine(), ready)
 }

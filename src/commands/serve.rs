@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lxcfs_rs::collect::CpuCount;
+use lxcfs_rs::collect::{CpuCount, SwapView};
 use lxcfs_rs::fuse::session::{Options, serve};
 use lxcfs_rs::vfs::Vfs;
+
+use super::status_of;
 
 /// Mount the filesystem and serve it until SIGTERM, SIGINT or an unmount
 #[derive(Debug, clap::Args)]
@@ -36,22 +38,39 @@ pub(crate) struct Args {
     verbose: u8,
 }
 
-/// Serves; every error is one line.
+/// Serves as its own command line says.
 pub(crate) fn run(args: Args) -> ExitCode {
-    start_logging(args.verbose);
-    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, .. } = args;
-    let options = Options { mountpoint, workers, pidfile };
-    // By the working directory of now, which the daemon leaves.
-    let runtime_dir = std::path::absolute(&runtime_dir).unwrap_or(runtime_dir);
-    let vfs = |mountpoint: &Path| {
-        Ok(Vfs::of_machine_kept_in(&runtime_dir, mountpoint)?.with_cpu_count(cpu_count))
-    };
-    match serve(&options, vfs, || ()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lxcfs-rs: {error}");
-            ExitCode::FAILURE
-        }
+    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, verbose } = args;
+    let options = Options { mountpoint, nonempty: false, workers, pidfile };
+    let swap = SwapView::default();
+    Daemon { name: "lxcfs-rs", options, runtime_dir, cpu_count, swap, verbose }.run()
+}
+
+/// A daemon as either command line describes it.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    /// What its errors begin with.
+    pub(super) name: &'static str,
+    pub(super) options: Options,
+    /// What is to outlive it.
+    pub(super) runtime_dir: PathBuf,
+    pub(super) cpu_count: CpuCount,
+    pub(super) swap: SwapView,
+    /// How much more is logged.
+    pub(super) verbose: u8,
+}
+
+impl Daemon {
+    /// Serves.
+    pub(super) fn run(self) -> ExitCode {
+        start_logging(self.verbose);
+        // By the working directory of now, which the daemon leaves.
+        let runtime_dir = std::path::absolute(&self.runtime_dir).unwrap_or(self.runtime_dir);
+        let vfs = |mountpoint: &Path| {
+            let vfs = Vfs::of_machine_kept_in(&runtime_dir, mountpoint)?;
+            Ok(vfs.with_cpu_count(self.cpu_count).with_swap(self.swap))
+        };
+        status_of(self.name, serve(&self.options, vfs, || ()))
     }
 }
 

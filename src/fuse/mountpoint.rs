@@ -48,8 +48,8 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Reserves `path`: makes it where it is missing, takes dead FUSE mounts away from it, and
-    /// refuses it where a live daemon serves it or something else is in it.
-    pub(super) fn new(path: &Path) -> Result<Self> {
+    /// refuses it where a live daemon serves it or, unless `nonempty`, something else is in it.
+    pub(super) fn new(path: &Path, nonempty: bool) -> Result<Self> {
         let created = create(path)?;
         let path = remove_dead_mounts(path)?;
         let directory = open_directory(&path, OFlags::RDONLY)?;
@@ -58,7 +58,9 @@ impl Claim {
         let mut claim = Claim { path, created, directory: None };
         // Another start may have come and gone between the first look and the lock.
         refuse_live_mount(&claim.path)?;
-        refuse_full(&claim.path)?;
+        if !nonempty {
+            refuse_full(&claim.path)?;
+        }
         claim.directory = Some(directory);
         Ok(claim)
     }
@@ -318,9 +320,9 @@ mod tests {
     #[test]
     fn what_was_made_is_removed() {
         let base = std::env::temp_dir().join(format!("lxcfs-rs-claim-{}", std::process::id()));
-        let claim = Claim::new(&base.join("a/b")).unwrap();
+        let claim = Claim::new(&base.join("a/b"), false).unwrap();
         assert!(claim.path().is_dir());
-        let second = Claim::new(&base.join("a/b")).unwrap_err().to_string();
+        let second = Claim::new(&base.join("a/b"), false).unwrap_err().to_string();
         assert!(second.contains("just starting"), "{second}");
         drop(claim);
         assert!(!base.exists());
@@ -331,9 +333,10 @@ mod tests {
         let base = std::env::temp_dir().join(format!("lxcfs-rs-full-{}", std::process::id()));
         std::fs::create_dir(&base).unwrap();
         std::fs::write(base.join("file"), "").unwrap();
-        let error = Claim::new(&base).unwrap_err().to_string();
+        let error = Claim::new(&base, false).unwrap_err().to_string();
         assert!(error.contains("not empty (file)"), "{error}");
-        let error = Claim::new(&base.join("file")).unwrap_err().to_string();
+        assert!(Claim::new(&base, true).is_ok());
+        let error = Claim::new(&base.join("file"), true).unwrap_err().to_string();
         assert!(error.contains("not a directory"), "{error}");
         std::fs::remove_dir_all(&base).unwrap();
     }

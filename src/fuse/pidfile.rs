@@ -1,15 +1,17 @@
 //! A pid file that belongs to one running daemon.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-/// A pid file, locked with flock(2) until it is dropped, and then removed.
+/// A pid file, locked until it is dropped, and then removed: with flock(2), which tells the
+/// daemons of one process apart too, and with fcntl(2), as lxcfs does.
 ///
 /// Who cannot get the lock leaves the file alone, so that the loser of two starts does not
 /// take away the winner's.
@@ -37,16 +39,18 @@ impl Pidfile {
                 let line = format!("{}: the pid file is not a regular file", path.display());
                 return Err(Error::Refused(line));
             }
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            const ALONE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+            let locked = rustix::fs::flock(&file, ALONE);
+            match locked.and_then(|()| rustix::fs::fcntl_lock(&file, ALONE)) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(path)),
+                Err(Errno::WOULDBLOCK | Errno::ACCESS) => return Err(held(path)),
                 Err(error) => return Err(Error::io("lock", path, error)),
             }
             let pidfile = Pidfile { path: path.to_owned(), file };
             // Its last owner may have removed it between our open and our lock; what we hold
             // would then be a file without a name.
             if pidfile.is_at_its_path() {
-                pidfile.file.set_len(0).map_err(|error| Error::io("truncate", path, error))?;
+                pidfile.clear()?;
                 return Ok(pidfile);
             }
         }
@@ -54,9 +58,18 @@ impl Pidfile {
 
     /// Writes this process's pid.
     pub(super) fn write(&mut self) -> Result<()> {
-        let pid = std::process::id();
-        let done = self.file.write_all(format!("{pid}\n").as_bytes());
+        let done = self.file.write_all_at(own_pid().as_bytes(), 0);
         done.map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Takes the old text out, unless it is the pid of this process already: whoever started it
+    /// (start-stop-daemon) has written that, and may read it at any time.
+    fn clear(&self) -> Result<()> {
+        let mut text = [0; 32];
+        if self.file.read_at(&mut text, 0).is_ok_and(|n| text[..n] == *own_pid().as_bytes()) {
+            return Ok(());
+        }
+        self.file.set_len(0).map_err(|error| Error::io("truncate", &self.path, error))
     }
 
     fn is_at_its_path(&self) -> bool {
@@ -78,6 +91,10 @@ impl Drop for Pidfile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+fn own_pid() -> String {
+    format!("{}\n", std::process::id())
 }
 
 fn held(path: &Path) -> Error {
@@ -130,5 +147,16 @@ mod tests {
         pidfile.write().unwrap();
         drop(pidfile);
         assert!(Pidfile::lock(Path::new("/dev/null")).is_err());
+    }
+
+    #[test]
+    fn what_start_stop_daemon_wrote_is_there_all_the_time() {
+        let path = path("made");
+        let own = format!("{}\n", std::process::id());
+        std::fs::write(&path, &own).unwrap();
+        let mut pidfile = Pidfile::lock(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), own);
+        pidfile.write().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), own);
     }
 }

@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -44,11 +45,19 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// a dead mount behind when a terminal is closed.
 const END: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
+/// As lxcfs's reload.
+const RELOAD: Signal = Signal::SIGUSR1;
+
+/// As lxcfs's: turns off and on that readers are shown their containers.
+const TOGGLE: Signal = Signal::SIGUSR2;
+
 /// Where and how to serve.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The directory to mount on; made where it is missing.
     pub mountpoint: PathBuf,
+    /// Whether the directory may have files in it, which the mount hides.
+    pub nonempty: bool,
     /// Worker threads; by default one per online CPU, at least 2 and at most 4.
     pub workers: Option<NonZeroUsize>,
     /// A file that holds the daemon's pid from readiness to the end.
@@ -67,6 +76,8 @@ pub struct Connection {
 }
 
 /// Serves until a signal of `END` comes or the filesystem is unmounted by someone else.
+/// SIGUSR2 turns off and on that readers are shown their containers; SIGUSR1, lxcfs's reload,
+/// turns it on.
 ///
 /// Must be called before the process has a second thread: it blocks those signals, which
 /// threads inherit, so `vfs` makes the filesystem, for the mount point it is given, only then. `ready` is called when the mount
@@ -89,14 +100,14 @@ pub fn serve(
     // The working directory must not keep a filesystem busy, ours least of all.
     std::env::set_current_dir("/").map_err(|error| Error::io("change to", "/", error))?;
 
-    let claim = Claim::new(&mountpoint)?;
+    let claim = Claim::new(&mountpoint, options.nonempty)?;
     let mut pidfile = pidfile.as_deref().map(Pidfile::lock).transpose()?;
     let vfs = Arc::new(vfs(claim.path())?);
     let workers = options.workers.map_or_else(default_workers, NonZeroUsize::get);
 
     let connection = connect(claim.path())?;
     let mounted = Mounted::new(claim)?;
-    let session = Session::start(connection, vfs, workers)?;
+    let session = Session::start(connection, Arc::clone(&vfs), workers)?;
     expect_answer(mounted.path())?;
 
     if let Some(pidfile) = &mut pidfile {
@@ -108,7 +119,7 @@ pub fn serve(
     notify(&format!("READY=1\nSTATUS=Serving {place}\nMAINPID={pid}\n"));
     ready();
 
-    let end = session.wait(&signals);
+    let end = session.wait(&signals, |signal| obey(&vfs, signal));
     notify("STOPPING=1\n");
     match end? {
         End::Signal(signal) => log::info!("{signal}: unmounting {place}"),
@@ -225,11 +236,11 @@ impl Session {
         &self.connection
     }
 
-    /// Waits for a signal or for the end of the connection.
+    /// Waits for a signal that `obey` calls the end, or for the end of the connection.
     ///
     /// # Errors
     /// What the worker threads ended with, where that is no clean end.
-    pub fn wait(self, signals: &SignalFd) -> Result<End> {
+    pub fn wait(self, signals: &SignalFd, obey: impl Fn(Signal) -> ControlFlow<()>) -> Result<End> {
         loop {
             let mut ready = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -247,7 +258,9 @@ impl Session {
                 Error::Refused(format!("cannot read a signal: {}", error.desc()))
             })?;
             let number = signal.and_then(|info| i32::try_from(info.ssi_signo).ok());
-            if let Some(signal) = number.and_then(|number| Signal::try_from(number).ok()) {
+            if let Some(signal) = number.and_then(|number| Signal::try_from(number).ok())
+                && obey(signal).is_break()
+            {
                 return Ok(End::Signal(signal));
             }
         }
@@ -257,6 +270,21 @@ impl Session {
             Err(_) => Err(Error::Refused("the session's thread panicked".to_owned())),
         }
     }
+}
+
+/// Does what a signal asks for, where that is not to end.
+fn obey(vfs: &Vfs, signal: Signal) -> ControlFlow<()> {
+    if END.contains(&signal) {
+        return ControlFlow::Break(());
+    }
+    let shows = signal == RELOAD || !vfs.shows_containers();
+    vfs.show_containers(shows);
+    if shows {
+        log::info!("{signal}: readers are shown their containers");
+    } else {
+        log::warn!("{signal}: all readers are shown the host's files, until the next {TOGGLE}");
+    }
+    ControlFlow::Continue(())
 }
 
 fn config(workers: usize) -> Config {
@@ -306,11 +334,12 @@ fn no_device(error: io::Error) -> Error {
     Error::Refused(format!("{DEVICE}: no such device; load its module with `modprobe fuse`"))
 }
 
-/// Blocks the signals of [`END`] in this thread and its children; they are read from the result.
+/// Blocks the signals that are obeyed in this thread and its children; they are read from the
+/// result.
 fn block_signals() -> Result<SignalFd> {
     let refused =
         |error: Errno| Error::Refused(format!("cannot watch for signals: {}", error.desc()));
-    let signals = SigSet::from_iter(END);
+    let signals = SigSet::from_iter(END.into_iter().chain([RELOAD, TOGGLE]));
     signals.thread_block().map_err(refused)?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(refused)
 }

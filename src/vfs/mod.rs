@@ -13,11 +13,12 @@ use std::ffi::OsStr;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::collect::pressure::Pressure;
 use crate::collect::tree::{Part, everybody_has};
-use crate::collect::{Collector, CpuCount, load};
-use crate::container::{Resolver, Who};
+use crate::collect::{Collector, CpuCount, SwapView, load};
+use crate::container::{Resolver, Subject, Who};
 use crate::error::{self, Error, Result};
 use crate::files::{DIRECTORIES, Directory, Row, TABLE};
 use crate::history::{History, store::Store};
@@ -165,6 +166,8 @@ pub struct Vfs {
     handles: Handles,
     trees: Trees,
     triggers: Triggers,
+    /// Whether readers are shown their containers, and not the host's files.
+    shows_containers: AtomicBool,
 }
 
 impl Vfs {
@@ -178,7 +181,8 @@ impl Vfs {
         resolver.remember_births(history.births());
         let (trees, triggers) = (Trees::new(Arc::clone(&kernel)), Triggers::default());
         let collector = Collector::new(kernel, resolver.own_time_namespace(), history);
-        Ok(Vfs { resolver, collector, handles: Handles::new(), trees, triggers })
+        let (handles, shows_containers) = (Handles::new(), AtomicBool::new(true));
+        Ok(Vfs { resolver, collector, handles, trees, triggers, shows_containers })
     }
 
     /// The filesystem that shows readers of the running machine their containers. What it
@@ -211,6 +215,25 @@ impl Vfs {
     pub fn with_cpu_count(mut self, cpu_count: CpuCount) -> Vfs {
         self.collector.cpu_count = cpu_count;
         self
+    }
+
+    /// The same, with another view of swap.
+    #[must_use]
+    pub fn with_swap(mut self, swap: SwapView) -> Vfs {
+        self.collector.swap = swap;
+        self
+    }
+
+    /// Whether readers are shown their containers from now on; else every file is the host's,
+    /// for every reader. A reader that goes on gets the rest of what it was shown.
+    pub fn show_containers(&self, shows: bool) {
+        self.shows_containers.store(shows, Ordering::Relaxed);
+    }
+
+    /// Whether readers are shown their containers.
+    #[must_use]
+    pub fn shows_containers(&self) -> bool {
+        self.shows_containers.load(Ordering::Relaxed)
     }
 
     /// Finds `name` in the directory `parent` for the thread `tid` of the daemon's pid
@@ -415,6 +438,9 @@ impl Vfs {
 
     /// Answers a question about what the thread `tid` is shown.
     fn with_reader<T>(&self, tid: u32, ask: impl Fn(&Who) -> Result<T>) -> Result<T> {
+        if !self.shows_containers() {
+            return ask(&Who { reader: None, subject: Subject::Unknown });
+        }
         let mut attempts = 1..=ATTEMPTS;
         loop {
             let who = self.resolver.resolve(tid)?;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -576,7 +577,7 @@ fn a_session_starts_from_a_connection_that_was_answered_before() {
     umount2(&place.mountpoint(), MntFlags::empty()).unwrap();
     for session in [first, second] {
         let signals = nix::sys::signalfd::SignalFd::new(&nix::sys::signal::SigSet::empty());
-        assert!(session.wait(&signals.unwrap()).is_ok());
+        assert!(session.wait(&signals.unwrap(), |_| ControlFlow::Break(())).is_ok());
     }
     assert_eq!(umount2(&place.mountpoint(), MntFlags::empty()), Err(Errno::EINVAL));
 }
