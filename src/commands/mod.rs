@@ -1,7 +1,9 @@
-//! One file per subcommand: its options and the few lines that call the library.
+//! One file per subcommand: its options and the few lines that call the library. And one for the
+//! program called as `lxcfs`.
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -11,6 +13,7 @@ use lxcfs_rs::runtime::program;
 
 mod exec;
 mod explain;
+mod lxcfs;
 mod ps;
 mod run;
 mod serve;
@@ -37,9 +40,13 @@ enum Command {
     Serve(serve::Args),
 }
 
-/// Runs the subcommand that the arguments choose.
+/// Runs the subcommand that the arguments choose, the first of which is the program's own name.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called_as = arguments.first().and_then(|name| Path::new(name).file_name());
+    if called_as.is_some_and(|name| name == lxcfs::NAME) {
+        return lxcfs::run(&arguments);
+    }
     let as_docker = match arguments.get(1).and_then(|name| name.to_str()) {
         Some("run") => Some(run::NAME),
         Some("exec") => Some(exec::NAME),

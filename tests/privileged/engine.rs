@@ -351,8 +351,9 @@ impl Drop for Engine {
     }
 }
 
-/// A process in a process group of its own, which a terminal's interrupt does not reach.
-fn sweeper(cgroup: &str, base: &Path) -> Child {
+/// Once its stdin ends it kills all in the cgroup, and removes that and `base`. A process in a
+/// process group of its own, which a terminal's interrupt does not reach.
+pub(crate) fn sweeper(cgroup: &str, base: &Path) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", SWEEP, "sweeper", cgroup]).arg(base).env("PATH", PATH);
     command.stdin(Stdio::piped()).process_group(0).spawn().unwrap()
@@ -406,7 +407,7 @@ impl Drop for RunDirectories {
 
 /// A program's path, or a panic that names the Debian package.
 #[track_caller]
-fn find(program: &str, package: &str) -> PathBuf {
+pub(crate) fn find(program: &str, package: &str) -> PathBuf {
     let mut paths = PATH.split(':').map(|directory| Path::new(directory).join(program));
     paths.find(|path| path.exists()).unwrap_or_else(|| {
         panic!("{program}: not found in {PATH}: install Debian's package {package}")
