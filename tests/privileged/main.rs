@@ -8,6 +8,7 @@ mod exec;
 mod flags;
 mod hostile_payloads;
 mod life;
+mod lxc;
 mod lxcfs;
 mod nested;
 mod pressure;
