@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
-use crate::facts::{IoCounts, Memory, PageSizes};
+use crate::facts::{IoCounts, Memory, MemoryStat, PageSizes};
 use crate::units::Bytes;
 
 use Lines::{AsIn, Events, Made, Named};
@@ -191,12 +191,7 @@ pub const ROWS: &[Row] = &[
         MEMINFO,
         of("`memory.stat`", "`memory.kmem.usage_in_bytes`"),
         Made(&[
-            kib(
-                "Slab",
-                |memory| memory.stat.slab_reclaimable + memory.stat.slab_unreclaimable,
-                "slab_reclaimable + slab_unreclaimable",
-                "",
-            ),
+            kib("Slab", slab, "slab_reclaimable + slab_unreclaimable", ""),
             kib("SUnreclaim", |memory| memory.stat.slab_unreclaimable, "slab_unreclaimable", ""),
         ]),
     ),
@@ -578,6 +573,12 @@ const ACTIVE_ANON: &str = "Active(anon)";
 const INACTIVE_ANON: &str = "Inactive(anon)";
 const ACTIVE_FILE: &str = "Active(file)";
 const INACTIVE_FILE: &str = "Inactive(file)";
+
+/// The sum of its parts as they are shown: v2 counts them in bytes, the machine in pages.
+fn slab(memory: &Memory) -> Bytes {
+    let MemoryStat { slab_reclaimable, slab_unreclaimable, .. } = memory.stat;
+    Bytes::from_kib(slab_reclaimable.kib() + slab_unreclaimable.kib())
+}
 
 const fn row(file: &'static str, origin: Origin, lines: Lines) -> Row {
     Row { file, title: "", origin, lines }
