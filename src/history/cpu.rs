@@ -253,6 +253,7 @@ fn fill(shares: &mut [u64], left: &mut u64, weights: &[u64], rooms: &[u64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const TICK: u64 = NSEC_PER_TICK;
     const SECOND: u64 = Nsec::PER_SEC;
@@ -374,68 +375,97 @@ mod tests {
         assert_eq!(record.update(at(SECOND, SECOND / 2, 0, 0), &cpus("0")), times);
     }
 
-    /// A small generator of pseudo-random numbers (xorshift), so that a failure repeats.
-    struct Random(u64);
+    /// What passes between two readings: increments of the counters, the CPUs at the second, and
+    /// whether another daemon makes it.
+    #[derive(Clone, Debug)]
+    struct Step {
+        passed: Counters,
+        present: &'static str,
+        restarted: bool,
+    }
 
-    impl Random {
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % bound
+    fn step() -> impl Strategy<Value = Step> {
+        let elapsed = prop_oneof![Just(0), 0..TICK, 0..3 * TICK, 0..100 * SECOND];
+        let passed = elapsed.prop_flat_map(|elapsed| {
+            // Tick-sampled counters are still, and run ahead, of any number of CPUs.
+            let used = 0..=elapsed.saturating_mul(8) + TICK;
+            let per_cpu = prop::collection::vec(0..=elapsed, 0..6);
+            (Just(elapsed), used.clone(), used.clone(), used.clone(), used, per_cpu)
+        });
+        let present =
+            prop::sample::select(vec!["0", "0-1", "1-3", "0-3", "5", "0-5", "0-5", "0-5"]);
+        let restarted = prop::bool::weighted(0.05);
+        (passed, present, restarted).prop_map(|(passed, present, restarted)| {
+            let (time, user, nice, system, throttled, per_cpu) = passed;
+            let passed = Counters {
+                nice: Nsec(nice),
+                per_cpu: (0..).zip(per_cpu.into_iter().map(Nsec)).collect(),
+                ..at(time, user, system, throttled)
+            };
+            Step { passed, present, restarted }
+        })
+    }
+
+    /// The counters after a step.
+    fn advanced(before: &Counters, passed: &Counters) -> Counters {
+        let ran = |cpu: u32| {
+            let known = before.per_cpu.iter().find(|(number, _)| *number == cpu);
+            known.map_or(Nsec(0), |(_, ran)| *ran)
+        };
+        Counters {
+            time: before.time + passed.time,
+            user: before.user + passed.user,
+            nice: before.nice + passed.nice,
+            system: before.system + passed.system,
+            throttled: before.throttled + passed.throttled,
+            per_cpu: passed.per_cpu.iter().map(|&(cpu, more)| (cpu, ran(cpu) + more)).collect(),
         }
     }
 
-    #[test]
-    fn the_laws_hold_for_any_course_of_events() {
-        for seed in 1..=20_u64 {
-            let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-            let mut now = at(SECOND, 0, 0, 0);
-            let mut record = Record::new(Nsec(0));
-            let mut set = cpus("0-3");
-            let mut last = record.update(now.clone(), &set);
-            let mut taken_away = false;
-            for _ in 0..2_000 {
-                if random.below(50) == 0 {
-                    let sets = ["0", "0-1", "1-3", "0-3", "5"];
-                    let smaller = cpus(sets[usize::try_from(random.below(5)).unwrap()]);
-                    taken_away |= set.iter().any(|cpu| !smaller.contains(cpu));
-                    set = smaller;
+    fn columns(shown: &Shown) -> [u64; 5] {
+        [shown.user, shown.nice, shown.system, shown.idle, shown.steal]
+    }
+
+    fn through_a_file(record: &Record) -> Record {
+        postcard::from_bytes(&postcard::to_allocvec(record).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256, failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn the_laws_hold_for_any_course_of_events(
+            birth in 0..SECOND,
+            steps in prop::collection::vec(step(), 1..100),
+        ) {
+            let mut now = at(birth, 0, 0, 0);
+            let mut record = Record::new(now.time);
+            // What each CPU has shown that was ever present.
+            let mut last: BTreeMap<u32, Shown> = BTreeMap::new();
+            for Step { passed, present, restarted } in steps {
+                now = advanced(&now, &passed);
+                if restarted {
+                    record = through_a_file(&record);
                 }
-                let elapsed = random.below(3 * TICK);
-                let (before, same) = (now.time, last.clone());
-                now.time = now.time + Nsec(elapsed);
-                now.user = now.user + Nsec(random.below(elapsed * 5 + 1));
-                now.nice = now.nice + Nsec(random.below(elapsed + 1));
-                now.system = now.system + Nsec(random.below(elapsed * 2 + 1));
-                now.throttled = now.throttled + Nsec(random.below(elapsed * 4 + 1));
-                let times = record.update(now.clone(), &set);
-                for (number, cpu) in &times.cpus {
-                    let Some((_, old)) = same.cpus.iter().find(|(known, _)| known == number) else {
-                        continue;
-                    };
-                    for (new, old) in [
-                        (cpu.user, old.user),
-                        (cpu.nice, old.nice),
-                        (cpu.system, old.system),
-                        (cpu.idle, old.idle),
-                        (cpu.steal, old.steal),
-                    ] {
-                        assert!(new >= old, "seed {seed}: a column went back");
-                    }
-                    let sum = |shown: &Shown| {
-                        shown.user + shown.nice + shown.system + shown.idle + shown.steal
-                    };
-                    let gained = (sum(cpu) - sum(old)) * TICK;
-                    let wall = (now.time - before).0;
-                    assert!(gained.abs_diff(wall) <= TICK, "seed {seed}: {gained} of {wall}");
+                let times = record.update(now.clone(), &cpus(present));
+                prop_assert_eq!(times.cpus.len(), cpus(present).len());
+                for &(number, shown) in &times.cpus {
+                    let before = last.insert(number, shown).unwrap_or_default();
+                    let back = columns(&shown).iter().zip(columns(&before)).any(|(a, b)| *a < b);
+                    prop_assert!(!back, "cpu{number}: {before:?}, then {shown:?}");
+                    let sum = |shown: &Shown| columns(shown).iter().sum::<u64>();
+                    let gained = (sum(&shown) - sum(&before)) * TICK;
+                    prop_assert!(gained.abs_diff(passed.time.0) < TICK, "cpu{number}: {gained}");
                 }
-                if !taken_away {
-                    let mut sum = Shown::default();
-                    times.cpus.iter().for_each(|(_, cpu)| sum += *cpu);
-                    assert_eq!(sum, times.total, "seed {seed}");
-                }
-                last = times;
+                let mut all = Shown::default();
+                last.values().for_each(|shown| all += *shown);
+                prop_assert_eq!(all, times.total);
+                let shown = [all.user, all.nice, all.system, all.steal].map(Nsec::from_ticks);
+                let counted = [now.user, now.nice, now.system, now.throttled];
+                let has_more = shown.iter().zip(counted).any(|(shown, counted)| *shown > counted);
+                prop_assert!(!has_more, "{shown:?} of {counted:?}");
             }
         }
     }
