@@ -7,6 +7,7 @@ mod engine;
 mod exec;
 mod flags;
 mod hostile_payloads;
+mod laws;
 mod life;
 mod lxc;
 mod lxcfs;

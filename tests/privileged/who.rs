@@ -953,10 +953,10 @@ fn the_first_loadavg_is_the_count_of_now() {
 }
 
 /// A loop device of the test's own.
-struct Loop(String);
+pub(crate) struct Loop(pub(crate) String);
 
 impl Loop {
-    fn new(file: &Path) -> Loop {
+    pub(crate) fn new(file: &Path) -> Loop {
         fs::File::create(file).unwrap().set_len(64 * MIB).unwrap();
         let output =
             Command::new("losetup").arg("--find").arg("--show").arg(file).output().unwrap();

@@ -36,12 +36,13 @@ class Container:
     """`path` is the container's root below the cgroup mount; `limits` are
     {cgroup: {file: value}} for it, its ancestors and what lies below it."""
 
-    def __init__(self, path, limits=None, time_namespace=True):
+    def __init__(self, path, limits=None, time_namespace=True, propagation="private"):
         self.path = path
         self.made = []
         self.init = None
         self.launcher = None
         self.time_namespace = time_namespace
+        self.propagation = propagation
         for cgroup in self._with_ancestors({path, *(limits or {})}):
             self._make(cgroup, (limits or {}).get(cgroup, {}))
 
@@ -88,7 +89,8 @@ class Container:
         try:
             self.launcher = subprocess.Popen(
                 self._entering(self.path) + ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts",
-                                             "--ipc", "--cgroup", "--mount-proc", *time, "--", "sh", "-c", script],
+                                             "--ipc", "--cgroup", "--mount-proc", "--propagation", self.propagation, *time,
+                                             "--", "sh", "-c", script],
                 stdout=subprocess.PIPE, text=True)
             said = self.launcher.stdout.readline()
             assert said == "ready\n", f"the container's init said {said!r}"

@@ -6,6 +6,7 @@ import subprocess
 
 from guest.container import Container
 from guest.host import BINARY, CPU, NODE, ONLINE, Daemon, equal, output, read
+from guest.laws import SPIN, reported, while_the_kernel_counts
 from guest.serve import check_cpus, processors, stat_cpus
 
 
@@ -157,3 +158,15 @@ def switch(cpu, state):
 def test_a_container_without_limits_has_every_cpu():
     with Daemon(), Container("all/c") as container:
         check_cpus(container, "0-7", list(range(8)))
+
+
+def test_programs_report_two_full_cpus():
+    with Daemon(), Container("two/c", {"two/c": {"cpu.max": "200000 100000"}}) as container:
+        loops = [container.start(*SPIN) for _ in range(3)]
+        shown = while_the_kernel_counts(container, 2, lambda: reported(container, 4))
+        equal("CPUs", len(shown["mpstat"]), 2)
+        for program, cpus in shown.items():
+            for busy, stolen in cpus:
+                assert busy >= 95, (program, busy, stolen)
+        for loop in loops:
+            loop.kill()
