@@ -163,13 +163,21 @@ impl CgroupDir {
         Ok(CgroupId { device: stat.st_dev, node: stat.st_ino })
     }
 
+    /// A descriptor of the directory that can be read, and handed to the kernel: the one that is
+    /// held is good for looking up names only.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; ENOENT where the cgroup has been removed.
+    pub fn open_itself(&self) -> Result<OwnedFd> {
+        file::open_at(&self.fd, ".").map_err(|error| Error::io("open", &self.path, error))
+    }
+
     /// The names of the cgroups directly below.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn children(&self) -> Result<Vec<OsString>> {
-        let listing = file::open_at(&self.fd, ".")
-            .and_then(|dir| Ok(rustix::fs::Dir::read_from(dir)?))
+        let listing = rustix::fs::Dir::read_from(self.open_itself()?)
             .map_err(|error| Error::io("list", &self.path, error))?;
         let mut names = Vec::new();
         for entry in listing {

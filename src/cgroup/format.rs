@@ -48,6 +48,17 @@ pub fn device_keyed(
     })
 }
 
+/// The microseconds for which some task stalled, of a pressure file:
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=…`, Documentation/accounting/psi.rst.
+#[must_use]
+pub fn parse_some_total(text: &[u8]) -> Option<u64> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let averages = std::str::from_utf8(line).ok()?.strip_prefix("some ")?;
+        let total = averages.split(' ').find_map(|word| word.strip_prefix("total="))?;
+        parse_number(total.as_bytes())
+    })
+}
+
 /// The lines of a v1 blkio file, `MAJOR:MINOR Operation value`; `Total` lines have no device
 /// and are passed over.
 pub fn device_operations(text: &[u8]) -> impl Iterator<Item = (Device, &str, u64)> {
@@ -111,6 +122,15 @@ mod tests {
         let lines: Vec<_> = device_operations(text).collect();
         let device = Device { major: 8, minor: 0 };
         assert_eq!(lines, [(device, "Read", 10), (device, "Total", 10)]);
+    }
+
+    #[test]
+    fn some_total() {
+        let text = b"some avg10=1.00 avg60=2.00 avg300=3.00 total=42\nfull avg10=0.00 total=7\n";
+        assert_eq!(parse_some_total(text), Some(42));
+        for bad in ["", "some\n", "some total=x\n", "full total=7\n", "some avg10=0.00\n"] {
+            assert_eq!(parse_some_total(bad.as_bytes()), None, "{bad}");
+        }
     }
 
     #[test]

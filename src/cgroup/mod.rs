@@ -1,6 +1,7 @@
 //! Control groups: which hierarchy has a controller, and what its files say.
 //!
-//! [`layout`], [`path`] and [`mod@format`] are pure; [`dir`] does all reading; `v1` and `v2` know
+//! [`layout`], [`path`] and [`mod@format`] are pure; [`dir`] does all reading of files, and
+//! [`taskstats`] asks what no file tells; `v1` and `v2` know
 //! file names and quirks, and neither knows the other. Above this module nobody tells the
 //! versions apart: [`Version`]'s methods choose.
 
@@ -12,6 +13,7 @@ pub mod layout;
 pub mod limits;
 pub mod path;
 pub mod stats;
+pub mod taskstats;
 mod v1;
 mod v2;
 
@@ -22,7 +24,8 @@ use crate::units::{Bytes, Nsec};
 use dir::CgroupDir;
 use format::Bandwidth;
 use layout::Version;
-use stats::{CpuUsage, Cpuset, HugetlbLevel, Io, Memory, Resource};
+use stats::{Activity, CpuUsage, Cpuset, HugetlbLevel, Io, Memory, Resource};
+use taskstats::{TaskStates, Taskstats};
 
 /// The readers of a cgroup's files. `levels` is a cgroup and its ancestors, nearest first,
 /// without the hierarchy's root; a controller that is not enabled answers none.
@@ -148,6 +151,34 @@ impl Version {
         match self {
             Version::V1 => v1::is_frozen(dir),
             Version::V2 => v2::is_frozen(dir),
+        }
+    }
+
+    /// What stands still while no task of the cgroup or below it runs, or waits to; none where the
+    /// hierarchy does not count it.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn activity(self, dir: &CgroupDir) -> Result<Option<Activity>> {
+        match self {
+            Version::V1 => v1::activity(dir),
+            Version::V2 => v2::activity(dir),
+        }
+    }
+
+    /// What the cgroup's own tasks are doing, by the kernel's own count; none where it does not
+    /// count: on v2.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::open_itself`].
+    pub fn task_states(
+        self,
+        dir: &CgroupDir,
+        taskstats: &mut Taskstats,
+    ) -> Result<Option<TaskStates>> {
+        match self {
+            Version::V1 => v1::task_states(dir, taskstats),
+            Version::V2 => Ok(None),
         }
     }
 

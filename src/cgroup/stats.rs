@@ -195,6 +195,17 @@ pub struct CpuUsage {
     pub per_cpu: Vec<(u32, Nsec)>,
 }
 
+/// What grows whenever a task of a cgroup, or below it, runs or waits to. While it stands still
+/// every task stays in the state in which it is, and none begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// CPU time used.
+    pub usage: Nsec,
+    /// Time for which some task was ready, but did not run; 0 on v1, and where the kernel does
+    /// not tell.
+    pub waited: Nsec,
+}
+
 /// What a cgroup read from and wrote to one device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are io.stat's own keys")]

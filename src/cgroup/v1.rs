@@ -1,15 +1,18 @@
 //! File names and quirks of cgroup v1, `Documentation/admin-guide/cgroup-v1/`.
 
+use std::os::fd::AsFd as _;
+
 use crate::cpulist::CpuSet;
 use crate::error::Result;
 use crate::units::{Bytes, Limit, Nsec};
 
-use super::dir::CgroupDir;
+use super::dir::{CgroupDir, nothing_if_gone};
 use super::format::{Bandwidth, device_operations, flat_keyed, parse_number};
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Resource, Room,
-    Swap, SwapLimit, tighten,
+    Activity, CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat,
+    Resource, Room, Swap, SwapLimit, tighten,
 };
+use super::taskstats::{TaskStates, Taskstats};
 
 const NUMBER: &str = "a number";
 
@@ -276,6 +279,27 @@ pub(super) fn is_frozen(dir: &CgroupDir) -> Result<bool> {
     Ok(state.trim_ascii() == b"FROZEN")
 }
 
+/// CPU time used, to the nanosecond, from `cpuacct.usage`.
+pub(super) fn activity(dir: &CgroupDir) -> Result<Option<Activity>> {
+    let usage = dir.read_value("cpuacct.usage", parse_number, NUMBER)?;
+    Ok(usage.map(|usage| Activity { usage: Nsec(usage), waited: Nsec(0) }))
+}
+
+/// CGROUPSTATS; none where the kernel refuses. A cgroup that goes away meanwhile has no tasks.
+pub(super) fn task_states(
+    dir: &CgroupDir,
+    taskstats: &mut Taskstats,
+) -> Result<Option<TaskStates>> {
+    let Some(itself) = dir.open_itself().map(Some).or_else(nothing_if_gone)? else {
+        return Ok(Some(TaskStates::default()));
+    };
+    match taskstats.states(itself.as_fd()) {
+        Ok(states) => Ok(Some(states)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Some(TaskStates::default())),
+        Err(_) => Ok(None),
+    }
+}
+
 /// The file that lists a cgroup's threads.
 pub(super) const THREADS: &str = "tasks";
 
@@ -496,6 +520,14 @@ mod tests {
         assert!(!of(&[("freezer.state", "THAWED\n")]));
         assert!(!of(&[("freezer.state", "FREEZING\n")]));
         assert!(!of(&[]));
+    }
+
+    #[test]
+    fn activity_is_cpu_time_used() {
+        let (_top, dirs) = made_of(&[&[], &[("cpuacct.usage", "7000000001\n")]]);
+        let expected = Activity { usage: Nsec(7_000_000_001), waited: Nsec(0) };
+        assert_eq!(activity(&dirs[0]).unwrap(), Some(expected));
+        assert_eq!(activity(&dirs[1]).unwrap(), None);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::units::{Bytes, Limit, Nsec};
 
 use super::dir::CgroupDir;
 use super::format::{
-    Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number,
+    Bandwidth, device_keyed, flat_keyed, parse_cpu_max, parse_limit, parse_number, parse_some_total,
 };
 use super::stats::{
-    CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat, Resource, Room,
-    Swap, SwapLimit, tighten,
+    Activity, CpuUsage, Cpuset, HugetlbLevel, Io, IoCounts, Memory, MemoryEvents, MemoryStat,
+    Resource, Room, Swap, SwapLimit, tighten,
 };
 
 /// What these files hold, for messages.
@@ -200,6 +200,17 @@ pub(super) fn is_frozen(dir: &CgroupDir) -> Result<bool> {
     Ok(flat_keyed(&text).any(|line| line == ("frozen", 1)))
 }
 
+/// CPU time used, from `cpu.stat`, and waited for, from `cpu.pressure`: 4.20, and not where PSI is
+/// switched off.
+pub(super) fn activity(dir: &CgroupDir) -> Result<Option<Activity>> {
+    let Some(text) = dir.read("cpu.stat")? else { return Ok(None) };
+    let usage = flat_keyed(&text).find(|(key, _)| *key == "usage_usec");
+    let Some((_, usage)) = usage else { return Ok(None) };
+    let pressure = dir.read("cpu.pressure")?.unwrap_or_default();
+    let waited = parse_some_total(&pressure).unwrap_or(0);
+    Ok(Some(Activity { usage: Nsec::from_usec(usage), waited: Nsec::from_usec(waited) }))
+}
+
 /// The file that lists a cgroup's threads.
 pub(super) const THREADS: &str = "cgroup.threads";
 
@@ -357,6 +368,22 @@ mod tests {
         let expected = vec![(Device { major: 8, minor: 16 }, counts)];
         assert_eq!(io(&dirs[0]).unwrap(), Some(expected));
         assert_eq!(io(&dirs[1]).unwrap(), None);
+    }
+
+    #[test]
+    fn activity_is_cpu_time_used_and_waited_for() {
+        let (_top, dirs) = made_of(&[
+            &[("cpu.stat", "user_usec 7\n"), ("cpu.pressure", "")],
+            &[("cpu.stat", "usage_usec 6\nuser_usec 7\n")],
+            &[
+                ("cpu.stat", "usage_usec 6\n"),
+                ("cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"),
+            ],
+            &[],
+        ]);
+        let expected = |waited| Some(Activity { usage: Nsec(6000), waited: Nsec(waited) });
+        let found: Vec<_> = dirs.iter().map(|dir| activity(dir).unwrap()).collect();
+        assert_eq!(found, [None, expected(5000), expected(0), None]);
     }
 
     #[test]

@@ -6,22 +6,24 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::cgroup::dir::nothing_if_gone;
-use crate::container::{Container, Identity, Levels};
+use crate::cgroup::taskstats::Taskstats;
+use crate::container::{Container, Identity};
 use crate::error::{self, Result};
 use crate::facts::Tasks;
 use crate::history::load::{LoadAverage, STEP};
 use crate::history::{History, Remembered};
-use crate::kernel::{Controller, Kernel};
-use crate::procfs::process;
+use crate::kernel::Kernel;
 use crate::sys::descriptors;
 use crate::units::Nsec;
 
-/// A pass that takes this long …
-const COST_SHARE: u64 = 200;
-/// … is followed by the next no earlier than that many times as long, so that sampling never
+use super::tasks::Count;
+
+/// After a pass the thread rests for so many times the CPU time that it took: sampling never
 /// takes more than half a percent of one core.
+const COST_SHARE: u64 = 200;
+/// But no less than a step of the averages.
 const LEAST_PAUSE: Nsec = STEP;
 /// A container that nobody has asked about for so long is no longer sampled: twice as long as
 /// the slowest average remembers.
@@ -46,6 +48,8 @@ struct Watched {
     container: Arc<Container>,
     /// Where the averages outlive the daemon.
     remembered: Arc<Remembered>,
+    /// Locked while it is counted, by the thread alone.
+    count: Arc<Mutex<Count>>,
     sample: Sample,
 }
 
@@ -103,7 +107,8 @@ impl Sampler {
             watched.sample.asked = now;
             return Ok(watched.sample);
         }
-        let tasks = count(&self.shared.kernel, container)?;
+        let count = Count::first(&self.shared.kernel, container)?;
+        let tasks = count.tasks();
         let remembered = history.of(container);
         let load = remembered.sample_load(tasks.running + tasks.blocked, now);
         let sample = Sample { load, tasks, asked: now };
@@ -112,8 +117,8 @@ impl Sampler {
         let held: usize =
             state.watched.values().map(|watched| watched.container.descriptors()).sum();
         if held + container.descriptors() <= most {
-            let container = Arc::clone(container);
-            let watched = Watched { container, remembered, sample };
+            let (container, count) = (Arc::clone(container), Arc::new(Mutex::new(count)));
+            let watched = Watched { container, remembered, count, sample };
             state.watched.entry(identity).or_insert(watched);
         }
         if !state.running {
@@ -135,16 +140,19 @@ impl Sampler {
 
 /// The thread: pauses and passes until nobody reads any more.
 fn run(shared: &Weak<Shared>) {
+    // A kernel without it has the tasks' files.
+    let mut taskstats = Taskstats::open().ok();
     let mut pause = LEAST_PAUSE;
     while let Some(shared) = shared.upgrade() {
         if !shared.rest(pause) {
             return;
         }
-        let began = boottime();
-        if !shared.pass(began) {
+        let began = cpu_time();
+        if !shared.pass(boottime(), taskstats.as_mut()) {
             return;
         }
-        pause = pause_after(boottime() - began);
+        // Not by the clock: a machine with much to do would keep us from looking at it.
+        pause = pause_after(cpu_time() - began);
     }
 }
 
@@ -160,21 +168,27 @@ impl Shared {
 
     /// Counts every watched container at the time `now`, and forgets those that are gone or that
     /// nobody asks about; whether any is left.
-    fn pass(&self, now: Nsec) -> bool {
-        let containers: Vec<_> = self
+    fn pass(&self, now: Nsec, mut taskstats: Option<&mut Taskstats>) -> bool {
+        let watched: Vec<_> = self
             .state
             .lock()
             .watched
-            .values()
-            .map(|watched| (Arc::clone(&watched.container), Arc::clone(&watched.remembered)))
-            .collect();
-        let counted: Vec<_> = containers
             .iter()
-            .map(|(container, remembered)| {
-                let counted = count(&self.kernel, container).map(|tasks| {
-                    (tasks, remembered.sample_load(tasks.running + tasks.blocked, now))
-                });
-                (container.identity(), counted)
+            .map(|(identity, watched)| {
+                let (container, count) =
+                    (Arc::clone(&watched.container), Arc::clone(&watched.count));
+                (identity.clone(), container, Arc::clone(&watched.remembered), count)
+            })
+            .collect();
+        let mut look = |container: &Container, remembered: &Remembered, count: &mut Count| {
+            count.look(&self.kernel, container, taskstats.as_deref_mut())?;
+            let tasks = count.tasks();
+            Ok((tasks, remembered.sample_load(tasks.running + tasks.blocked, now)))
+        };
+        let counted: Vec<(_, Result<_>)> = watched
+            .into_iter()
+            .map(|(identity, container, remembered, count)| {
+                (identity, look(&container, &remembered, &mut count.lock()))
             })
             .collect();
         let mut state = self.state.lock();
@@ -182,8 +196,7 @@ impl Shared {
             let Some(watched) = state.watched.get_mut(&identity) else { continue };
             match counted {
                 Ok((tasks, load)) if now - watched.sample.asked < FORGET_AFTER => {
-                    let last_pid = tasks.last_pid.max(watched.sample.tasks.last_pid);
-                    watched.sample.tasks = Tasks { last_pid, ..tasks };
+                    watched.sample.tasks = tasks;
                     watched.sample.load = load;
                 }
                 _ => drop(state.watched.remove(&identity)),
@@ -194,7 +207,7 @@ impl Shared {
     }
 }
 
-/// How long to wait after a pass that took `cost`.
+/// How long to wait after a pass that took `cost` of CPU time.
 fn pause_after(cost: Nsec) -> Nsec {
     Nsec(cost.0.saturating_mul(COST_SHARE)).max(LEAST_PAUSE)
 }
@@ -202,63 +215,19 @@ fn pause_after(cost: Nsec) -> Nsec {
 /// CLOCK_BOOTTIME.
 #[must_use]
 pub fn boottime() -> Nsec {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    clock(ClockId::Boottime)
+}
+
+/// The CPU time that this thread has used.
+fn cpu_time() -> Nsec {
+    clock(ClockId::ThreadCPUTime)
+}
+
+fn clock(id: ClockId) -> Nsec {
+    let now = clock_gettime(id);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     Nsec::from_usec(seconds.saturating_mul(1_000_000))
         + Nsec(u64::try_from(now.tv_nsec).unwrap_or(0))
-}
-
-/// The levels of a hierarchy in which the container has a cgroup of its own, which lists its
-/// tasks; none where it has one in no hierarchy.
-#[must_use]
-pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Levels<'a>> {
-    const ORDER: [Controller; 4] =
-        [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Cpuset];
-    let mut levels = ORDER.iter().map(|controller| container.levels(kernel, *controller));
-    levels.find(|levels| !levels.dirs.is_empty())
-}
-
-/// Counts the threads of a container's whole subtree, at any depth.
-fn count(kernel: &Kernel, container: &Container) -> Result<Tasks> {
-    let mut tasks = Tasks::default();
-    let Some(levels) = task_levels(kernel, container) else { return Ok(tasks) };
-    levels.dirs[0].walk(&mut |dir| {
-        // A cgroup that goes away meanwhile has no tasks.
-        let listed = dir.read_list(levels.version.threads_file()).or_else(nothing_if_gone)?;
-        for line in listed.unwrap_or_default().split(|&byte| byte == b'\n') {
-            let tid = std::str::from_utf8(line).ok().and_then(|line| line.parse::<u32>().ok());
-            let Some(tid) = tid else { continue };
-            let Ok(status) = kernel.proc.read_record(&format!("{tid}/status")) else { continue };
-            let Some(state) = process::parse_state(&status) else { continue };
-            tasks.total += 1;
-            // Not that of the newest thread: the host's numbers begin anew at pid_max.
-            tasks.last_pid = tasks.last_pid.max(inner_pid(container, &status).unwrap_or(0));
-            match state {
-                b'R' => tasks.running += 1,
-                b'D' => tasks.blocked += 1,
-                _ => {}
-            }
-        }
-        Ok(())
-    })?;
-    let freezer = container.levels(kernel, Controller::Freezer);
-    let frozen = match freezer.dirs.first() {
-        Some(dir) => freezer.version.is_frozen(dir)?,
-        None => false,
-    };
-    if frozen {
-        // v1 shows frozen tasks in state D; what can't run is no load.
-        tasks.running = 0;
-        tasks.blocked = 0;
-    }
-    container.check_exists()?;
-    Ok(tasks)
-}
-
-/// The number of a thread in the container's own pid namespace.
-fn inner_pid(container: &Container, status: &[u8]) -> Option<u32> {
-    let pids = process::parse_ns_pids(status)?;
-    pids.get(container.pid_level).or_else(|| pids.last()).copied()
 }
 
 #[cfg(test)]
@@ -311,6 +280,8 @@ mod tests {
             for ((tid, inner), state) in [(7, 1), (8, 5), (9, 2)].into_iter().zip(states) {
                 let status = format!("State:\t{state} (x)\nTgid:\t{tid}\nNSpid:\t{tid}\t{inner}\n");
                 self.write(&format!("proc/{tid}/status"), &status);
+                let stat = format!("{tid} (x) {state} {}\n", "0 ".repeat(19));
+                self.write(&format!("proc/{tid}/task/{tid}/stat"), &stat);
             }
         }
 
@@ -350,34 +321,86 @@ mod tests {
         std::fs::remove_dir_all(host.directory.path().join("proc/9")).unwrap();
         // Between passes nothing is counted.
         assert_eq!(host.watch(at(0)).load.hundredths(), [100; 3]);
-        assert!(host.sampler.shared.pass(at(60)));
+        assert!(host.sampler.shared.pass(at(60), None));
         let sample = host.watch(at(60));
         // 1/e of one in the first minute's average.
         assert_eq!(sample.load.hundredths()[0], 37);
         // The last number stays the highest that was seen.
         assert_eq!(sample.tasks, Tasks { running: 0, blocked: 0, total: 2, last_pid: 5 });
         host.set(['D', 'R', 'S']);
-        assert!(host.sampler.shared.pass(at(65)));
+        assert!(host.sampler.shared.pass(at(65), None));
         assert_eq!(host.watch(at(65)).tasks.running, 1);
+    }
+
+    #[test]
+    fn where_nothing_ran_nothing_is_looked_at_but_every_twelfth_time() {
+        let host = Host::with(['R', 'D', 'S']);
+        let ran = |usec| host.write("sys/fs/cgroup/c/cpu.stat", &format!("usage_usec {usec}\n"));
+        let waited = |usec| {
+            let text = format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={usec}\n");
+            host.write("sys/fs/cgroup/c/cpu.pressure", &text);
+        };
+        let counts = || {
+            let Tasks { running, blocked, .. } = host.watch(at(0)).tasks;
+            (running, blocked)
+        };
+        let pass = || assert!(host.sampler.shared.pass(at(0), None));
+        ran(5);
+        waited(5);
+        assert_eq!(counts(), (1, 1));
+        // What is so without any of them having run can't be: whoever looked would see it.
+        host.set(['S', 'S', 'S']);
+        for _ in 1..12 {
+            pass();
+            assert_eq!(counts(), (1, 1));
+        }
+        pass();
+        assert_eq!(counts(), (0, 0));
+        host.set(['R', 'R', 'D']);
+        ran(6);
+        pass();
+        assert_eq!(counts(), (2, 1));
+        host.set(['R', 'R', 'R']);
+        waited(6);
+        pass();
+        assert_eq!(counts(), (3, 0));
+        host.set(['S', 'S', 'S']);
+        pass();
+        assert_eq!(counts(), (3, 0));
+        // Nobody tells any more: each is looked at.
+        std::fs::remove_file(host.directory.path().join("sys/fs/cgroup/c/cpu.stat")).unwrap();
+        pass();
+        assert_eq!(counts(), (0, 0));
+    }
+
+    #[test]
+    fn new_threads_are_met() {
+        let host = Host::with(['S', 'S', 'S']);
+        let last = || host.watch(at(0)).tasks;
+        assert_eq!((last().total, last().last_pid), (3, 5));
+        // The host's number of one that had ended before it was looked at, taken anew.
+        host.write("proc/10/status", "State:\tR (x)\nTgid:\t10\nNSpid:\t10\t9\n");
+        assert!(host.sampler.shared.pass(at(0), None));
+        assert_eq!(last(), Tasks { running: 1, blocked: 0, total: 4, last_pid: 9 });
     }
 
     #[test]
     fn what_nobody_asks_about_or_what_is_gone_is_forgotten() {
         let host = Host::with(['R', 'S', 'S']);
         host.watch(at(0));
-        assert!(host.sampler.shared.pass(FORGET_AFTER - Nsec(1)));
+        assert!(host.sampler.shared.pass(FORGET_AFTER - Nsec(1), None));
         assert!(host.sampler.shared.state.lock().running);
         // Somebody asks, and the time begins anew.
         host.watch(FORGET_AFTER - Nsec(1));
-        assert!(host.sampler.shared.pass(FORGET_AFTER));
+        assert!(host.sampler.shared.pass(FORGET_AFTER, None));
         let host = Host::with(['R', 'S', 'S']);
         host.watch(at(0));
-        assert!(!host.sampler.shared.pass(FORGET_AFTER));
+        assert!(!host.sampler.shared.pass(FORGET_AFTER, None));
         assert!(!host.sampler.shared.state.lock().running);
         let host = Host::with(['R', 'S', 'S']);
         host.watch(at(0));
         std::fs::remove_file(host.directory.path().join("sys/fs/cgroup/c/cgroup.procs")).unwrap();
-        assert!(!host.sampler.shared.pass(at(5)));
+        assert!(!host.sampler.shared.pass(at(5), None));
         assert!(host.sampler.watch(&host.history, &host.container, at(5)).unwrap_err().is_gone());
     }
 

@@ -10,6 +10,7 @@ pub mod load;
 mod memory;
 mod node;
 pub mod pressure;
+pub mod tasks;
 pub mod tree;
 
 pub use cpu::CpuCount;
@@ -136,7 +137,7 @@ impl Collector {
     }
 
     fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {
-        if scope.is_host || load::task_levels(&self.kernel, scope.container).is_none() {
+        if scope.is_host || tasks::task_levels(&self.kernel, scope.container).is_none() {
             return Ok(None);
         }
         let sample = self.sampler.watch(&self.history, scope.container, now)?;

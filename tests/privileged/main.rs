@@ -9,6 +9,7 @@ mod flags;
 mod hostile_payloads;
 mod laws;
 mod life;
+mod load;
 mod lxc;
 mod lxcfs;
 mod nested;
