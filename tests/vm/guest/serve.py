@@ -380,6 +380,25 @@ def test_loadavg_counts_the_containers_own_tasks():
             process.kill()
 
 
+def test_the_first_loadavg_is_the_count_of_now():
+    with Daemon(), Container("busy/c") as container:
+        processes = [container.start("sh", "-c", "while :; do :; done") for _ in range(3)]
+        deadline = time.monotonic() + PATIENCE
+
+        def running():
+            tids = container.read("cgroup.threads").split()
+            states = [read(f"/proc/{tid}/stat").rpartition(")")[2].split()[0] for tid in tids]
+            return states.count("R")
+
+        while running() != 3:
+            assert time.monotonic() < deadline, "three never ran"
+        # By one that is not in the cgroup, and so not counted.
+        text = container.output("cat", "/proc/loadavg", cgroup="system")
+        assert text.split()[:3] == ["3.00", "3.00", "3.00"], text
+        for process in processes:
+            process.kill()
+
+
 def test_diskstats_are_the_containers_own():
     with Daemon(), Container("disk/c") as container:
         container.output("sh", "-c", "dd if=/dev/zero of=/disk-test bs=1M count=8 oflag=direct 2>&1; sync; "
