@@ -1,7 +1,9 @@
-//! Sets of CPUs and the kernel's text form of them, the *cpulist*: `0-3,7`.
+//! Sets of CPUs and the kernel's text form of them, the *cpulist*: `0-3,7`; and by which numbers
+//! the CPUs of a container are shown.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,114 @@ impl FromIterator<u32> for CpuSet {
     }
 }
 
+/// By which numbers CPUs are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuIds {
+    /// Their own.
+    #[default]
+    Physical,
+    /// From 0 on, without a gap.
+    Compact,
+}
+
+impl FromStr for CpuIds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<CpuIds, Self::Err> {
+        match text {
+            "physical" => Ok(CpuIds::Physical),
+            "compact" => Ok(CpuIds::Compact),
+            _ => Err("expected physical or compact"),
+        }
+    }
+}
+
+/// The CPUs that a container is shown, and the numbers by which it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    cpus: CpuSet,
+    ids: CpuIds,
+}
+
+impl Present {
+    /// These, by these numbers.
+    #[must_use]
+    pub fn new(cpus: CpuSet, ids: CpuIds) -> Present {
+        Present { cpus, ids }
+    }
+
+    /// How they are numbered.
+    #[must_use]
+    pub fn ids(&self) -> CpuIds {
+        self.ids
+    }
+
+    /// How many CPUs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cpus.is_empty()
+    }
+
+    /// Whether the CPU with the physical number `cpu` is one of them.
+    #[must_use]
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.cpus.contains(cpu)
+    }
+
+    /// Their physical numbers, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.cpus.iter()
+    }
+
+    /// The numbers by which they are shown, in the same order.
+    #[must_use]
+    pub fn numbers(&self) -> CpuSet {
+        match self.ids {
+            CpuIds::Physical => self.cpus.clone(),
+            CpuIds::Compact => (0..).zip(self.iter()).map(|(number, _)| number).collect(),
+        }
+    }
+
+    /// The number by which the CPU with the physical number `cpu` is shown.
+    #[must_use]
+    pub fn number_of(&self, cpu: u32) -> Option<u32> {
+        match self.ids {
+            CpuIds::Physical => self.contains(cpu).then_some(cpu),
+            CpuIds::Compact => (0..).zip(self.iter()).find(|(_, of)| *of == cpu).map(|(at, _)| at),
+        }
+    }
+
+    /// The physical number of the CPU that is shown as `number`.
+    #[must_use]
+    pub fn physical(&self, number: u32) -> Option<u32> {
+        match self.ids {
+            CpuIds::Physical => self.contains(number).then_some(number),
+            CpuIds::Compact => self.iter().nth(usize::try_from(number).ok()?),
+        }
+    }
+
+    /// Those of the physical `cpus` that are there, by the numbers by which they are shown.
+    #[must_use]
+    pub fn among(&self, cpus: &CpuSet) -> CpuSet {
+        let numbers = self.numbers();
+        let both = self.iter().zip(numbers.iter()).filter(|(cpu, _)| cpus.contains(*cpu));
+        both.map(|(_, number)| number).collect()
+    }
+}
+
+/// By their physical numbers.
+impl From<CpuSet> for Present {
+    fn from(cpus: CpuSet) -> Present {
+        Present::new(cpus, CpuIds::Physical)
+    }
+}
+
 /// Prints the cpulist as the kernel does: ascending, runs of two and more as ranges.
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,6 +252,24 @@ mod tests {
         assert_eq!(set("0-3,7").len(), 5);
         assert!(set(" \n").is_empty());
         assert!(!set("5").is_empty());
+    }
+
+    #[test]
+    fn numbers_by_which_cpus_are_shown() {
+        let physical = Present::from(set("2,4-5"));
+        assert_eq!(physical.numbers(), set("2,4-5"));
+        assert_eq!(physical.among(&set("0-4")), set("2,4"));
+        assert_eq!((physical.number_of(4), physical.physical(4)), (Some(4), Some(4)));
+        let compact = Present::new(set("2,4-5"), CpuIds::Compact);
+        assert_eq!(compact.numbers(), set("0-2"));
+        assert_eq!(compact.among(&set("0-4")), set("0-1"));
+        assert_eq!((compact.number_of(4), compact.physical(2)), (Some(1), Some(5)));
+        for present in [physical, compact] {
+            assert_eq!((present.number_of(3), present.physical(3)), (None, None));
+            assert_eq!(present.iter().collect::<CpuSet>(), set("2,4-5"));
+            assert!(present.contains(5) && !present.contains(0));
+        }
+        assert_eq!("dense".parse::<CpuIds>(), Err("expected physical or compact"));
     }
 
     #[test]

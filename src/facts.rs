@@ -2,7 +2,7 @@
 //! [`crate::render`].
 
 pub use crate::cgroup::stats::{IoCounts, MemoryEvents, MemoryStat};
-pub use crate::cpulist::CpuSet;
+pub use crate::cpulist::{CpuSet, Present};
 pub use crate::history::cpu::{CpuTimes, Shown};
 pub use crate::procfs::diskstats::Line as DiskLine;
 pub use crate::procfs::meminfo::{Line as MeminfoLine, parse_line as parse_meminfo_line};
@@ -54,7 +54,7 @@ pub enum Facts {
         /// The host's file.
         host: Vec<u8>,
         /// The container's CPUs.
-        present: CpuSet,
+        present: Present,
     },
     /// `/proc/stat`.
     Stat {
@@ -98,7 +98,7 @@ pub enum Facts {
         /// The host's file: its CPUs, and how wide it is.
         host: Vec<u8>,
         /// The container's CPUs.
-        present: CpuSet,
+        present: Present,
     },
     /// `/sys/devices/system/node/node*/meminfo`.
     NodeMeminfo {

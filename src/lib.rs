@@ -54,7 +54,7 @@
 //!   the init of its outermost pid namespace started.
 //! * *level*: a container's cgroup or one of its ancestors, nearest first, without the root.
 //! * *memory domain*: the nearest level that accounts memory.
-//! * *present*: the CPUs that a container is shown, by their physical numbers.
+//! * *present*: the CPUs that a container is shown, by their physical numbers or from 0 on.
 //! * *room*: what may still be charged at a limited level.
 
 #![deny(unsafe_code)]

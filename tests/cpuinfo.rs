@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use lxcfs_rs::cpulist::CpuSet;
+use lxcfs_rs::cpulist::{CpuIds, CpuSet, Present};
 use lxcfs_rs::facts::Facts;
 use lxcfs_rs::render::render;
 
@@ -15,8 +15,12 @@ fn captured(architecture: &str) -> String {
 }
 
 fn shown(architecture: &str, cpus: &str) -> String {
+    numbered(architecture, cpus, CpuIds::Physical)
+}
+
+fn numbered(architecture: &str, cpus: &str, ids: CpuIds) -> String {
     let host = captured(architecture).into_bytes();
-    let present = CpuSet::parse(cpus.as_bytes()).unwrap();
+    let present = Present::new(CpuSet::parse(cpus.as_bytes()).unwrap(), ids);
     String::from_utf8(render(Facts::Cpuinfo { host, present })).unwrap()
 }
 
@@ -68,6 +72,26 @@ fn s390x_has_the_machine_a_line_for_each_cpu_and_blocks() {
     assert_eq!(shown("s390x", "0"), expected);
 }
 
+#[test]
+fn numbers_from_0_on_are_all_that_differs() {
+    for (architecture, cpus, own, compact) in [
+        ("arm64", "1,3", ["processor\t: 1\n", "processor\t: 3\n"], "processor\t: "),
+        ("riscv64", "2-3", ["processor\t: 2\n", "processor\t: 3\n"], "processor\t: "),
+        ("ppc64", "4-5", ["processor\t: 4\n", "processor\t: 5\n"], "processor\t: "),
+        ("s390x", "1,3", ["cpu number      : 1\n", "cpu number      : 3\n"], "cpu number      : "),
+    ] {
+        let mut expected = shown(architecture, cpus);
+        assert!(own.iter().all(|line| expected.contains(line)), "{architecture}");
+        for (number, line) in own.iter().enumerate() {
+            expected = expected.replace(line, &format!("{compact}{number}\n"));
+        }
+        // s390x has a line for each above the blocks, too.
+        expected = expected.replace("processor 1: ", "processor 0: ");
+        expected = expected.replace("processor 3: ", "processor 1: ");
+        assert_eq!(numbered(architecture, cpus, CpuIds::Compact), expected);
+    }
+}
+
 /// Newer kernels tell the place of a CPU, and count its package in books and drawers.
 #[test]
 fn s390x_packages_are_counted_in_books_and_drawers() {
@@ -79,7 +103,7 @@ fn s390x_packages_are_counted_in_books_and_drawers() {
         )
     };
     let host = format!("vendor_id       : IBM/S390\n{}{}", block(0, 1), block(1, 2));
-    let present = CpuSet::parse(b"0-1").unwrap();
+    let present = CpuSet::parse(b"0-1").unwrap().into();
     let text = render(Facts::Cpuinfo { host: host.clone().into_bytes(), present });
     let expected = host.replace("siblings        : 2", "siblings        : 1");
     let expected = expected.replace("cpu cores       : 2", "cpu cores       : 1");

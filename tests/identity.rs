@@ -297,7 +297,7 @@ fn live_trees_are_the_kernels() {
                 Kind::Symlink => {
                     let target = fs::read_link(&place).unwrap();
                     assert_eq!(
-                        vfs.readlink(attr.ino).unwrap(),
+                        vfs.readlink(attr.ino, tid).unwrap(),
                         target.as_os_str().as_encoded_bytes()
                     );
                 }

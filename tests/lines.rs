@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fixtures::{Fixture, NAMES};
-use lxcfs_rs::facts::Facts;
+use lxcfs_rs::facts::{CpuSet, Facts};
 use lxcfs_rs::files::{TABLE, TREES};
 use lxcfs_rs::render::{Origin, ROWS, Row, render, source_of};
 
@@ -190,7 +190,7 @@ fn the_hosts_lines_are_those_that_the_specification_lists() {
 fn host_of(facts: &mut Facts) -> Option<&mut Vec<u8>> {
     match facts {
         Facts::Cpuinfo { host, present } => {
-            *present = (0..64).collect();
+            *present = CpuSet::from_iter(0..64).into();
             Some(host)
         }
         Facts::Meminfo { host, .. }
@@ -271,7 +271,7 @@ fn the_hosts_lines_follow_the_host_and_no_others() {
     }
     for architecture in ["arm64", "s390x", "ppc64", "riscv64"] {
         let host = fs::read(fixtures::root_of("cpuinfo").join(architecture)).unwrap();
-        let facts = Facts::Cpuinfo { host, present: [].into_iter().collect() };
+        let facts = Facts::Cpuinfo { host, present: CpuSet::default().into() };
         checked += check_that_host_lines_follow_the_host("proc/cpuinfo", facts);
     }
     // meminfo, vmstat, stat and swaps, and meminfo, vmstat and numastat of a node.

@@ -9,9 +9,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use fixtures::{Copy, Fixture, show_tree};
-use lxcfs_rs::collect::CpuCount;
+use lxcfs_rs::collect::{Collector, CpuCount, UpSince};
 use lxcfs_rs::container::{Subject, Who};
-use lxcfs_rs::files::TREES;
+use lxcfs_rs::cpulist::CpuIds;
+use lxcfs_rs::files::{ProcFile, TREES};
 use lxcfs_rs::render::render;
 
 const CPU: &str = "sys/devices/system/cpu";
@@ -101,6 +102,99 @@ fn quotas_are_rounded_as_told_in_every_file() {
         for name in ["online", "present"] {
             assert!(tree.contains(&format!("\n{name}: {expected}\n")), "{rule}: {tree}");
         }
+    }
+}
+
+/// The CPUs 2, 4 and 5 of c1, of which the first is in one package and the others in the second,
+/// numbered from 0 on: worked out by hand.
+#[test]
+fn cpus_are_numbered_from_0_on_in_every_file() {
+    let copy = Copy::of("manycpu-6.1");
+    copy.edit(&format!("{CPU}/isolated"), |_| "3-4,7\n".to_owned());
+    let fixture = copy.open().unwrap();
+    let who = fixture.reader(fixture.init_of("c1"));
+    let mut collector = fixture.collector();
+    collector.cpu_ids = CpuIds::Compact;
+    let trees = TREES.iter().map(|tree| show_tree(&collector, tree, &who).unwrap());
+    let shown: Vec<String> = trees.collect();
+    for line in [
+        "online: 0-2",
+        "present: 0-2",
+        "possible: 0-7",
+        "offline: 3-7",
+        "isolated: 1",
+        "nohz_full:   (null)",
+        "cpu0/topology/core_id: 2",
+        "cpu0/topology/physical_package_id: 0",
+        "cpu0/topology/core_siblings_list: 0",
+        "cpu0/topology/core_siblings: 01",
+        "cpu1/topology/package_cpus_list: 1-2",
+        "cpu2/topology/package_cpus: 06",
+        "cpu2/topology/core_id: 1",
+        "cpu2/topology/thread_siblings: 04",
+        "cpu1/cache/index3/shared_cpu_map: 06",
+        "cpu2/cache/index0/shared_cpu_list: 2",
+        "cpu1/node0 -> ../../node/node0",
+        "node0/cpulist: 0-2",
+        "node0/cpumap: 07",
+        "node0/cpu2 -> ../../cpu/cpu2",
+    ] {
+        assert!(shown.concat().lines().any(|found| found == line), "{line}");
+    }
+    let names = |tree: &str, directory: &str| -> Vec<String> {
+        let below =
+            tree.lines().filter_map(|line| line.strip_prefix(directory)?.strip_prefix("cpu"));
+        let names = below.filter_map(|line| line.split(['/', ' ']).next());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.retain(|name| name.parse::<u32>().is_ok());
+        names.dedup();
+        names
+    };
+    assert_eq!(names(&shown[0], ""), ["0", "1", "2"]);
+    assert_eq!(names(&shown[1], "node0/"), ["0", "1", "2"]);
+
+    let show = |file, collector: &Collector| {
+        let facts = collector.collect(file, &who, fixture.now).unwrap();
+        String::from_utf8(render(facts)).unwrap()
+    };
+    // As under the physical numbers, but for these.
+    for (file, label) in [(ProcFile::Stat, "cpu"), (ProcFile::Cpuinfo, "processor\t: ")] {
+        let mut expected = show(file, &fixture.collector());
+        for (physical, number) in [(2, 0), (4, 1), (5, 2)] {
+            let line = format!("\n{label}{physical}");
+            let changed = format!("\n{expected}").replace(&line, &format!("\n{label}{number}"));
+            assert_ne!(changed[1..], expected, "{physical}");
+            expected = changed[1..].to_owned();
+        }
+        assert_eq!(show(file, &collector), expected);
+    }
+    // A process of the host, whose cgroup limits it, is shown the host's numbers.
+    let pid = fixture.init_of("c1");
+    let host = Who { reader: Some(pid), subject: Subject::Host(fixture.container(pid).unwrap()) };
+    let tree = show_tree(&collector, &TREES[0], &host).unwrap();
+    assert!(tree.contains("\nonline: 2,4-5\n") && tree.contains("\ncpu5/topology/core_id: 1\n"));
+}
+
+/// The specification's formula: without a time namespace the host's uptime, with one that of it.
+#[test]
+fn a_container_may_be_up_since_the_host_booted() {
+    for (name, container, expected) in [("manycpu-6.1", "c1", "16.97 "), ("hybrid-6.18", "c2", "")]
+    {
+        let fixture = Fixture::named(name);
+        let who = fixture.reader(fixture.init_of(container));
+        let mut collector = fixture.collector();
+        collector.up_since = UpSince::Host;
+        let facts = collector.collect(ProcFile::Uptime, &who, fixture.now).unwrap();
+        let shown = String::from_utf8(render(facts)).unwrap();
+        let host = fs::read_to_string(fixture.root.join("proc/uptime")).unwrap();
+        let host = host.split_inclusive(' ').next().unwrap();
+        let expected = if expected.is_empty() { host } else { expected };
+        assert!(shown.starts_with(expected), "{name}: {shown}");
+        // Its own idle time, as ever.
+        let own = fixture.show(ProcFile::Uptime, &who).unwrap();
+        let own = String::from_utf8(own).unwrap();
+        assert_eq!(shown.split(' ').nth(1), own.split(' ').nth(1));
+        assert_eq!(shown == own, name == "manycpu-6.1", "{name}: {shown}");
     }
 }
 

@@ -1,14 +1,14 @@
 //! The CPUs of a container, and what they did.
 //!
 //! What a container may not use is *possible, but not present*: to a program it is a machine
-//! with empty sockets. So the CPUs shown keep their physical numbers.
+//! with empty sockets. So the CPUs shown keep their physical numbers, unless it is told otherwise.
 
 use std::str::FromStr;
 
 use crate::cgroup::format::Bandwidth;
 use crate::cgroup::stats::tightest;
 use crate::container::Container;
-use crate::cpulist::CpuSet;
+use crate::cpulist::{CpuIds, CpuSet, Present};
 use crate::error::{self, Result};
 use crate::facts::{CpuTimes, Facts};
 use crate::history::cpu::Counters;
@@ -21,8 +21,8 @@ use super::{Collector, Scope};
 /// A container's CPUs.
 pub(super) struct Cpus {
     /// Those that it is shown.
-    pub(super) present: CpuSet,
-    /// Whether that is fewer than the host has online.
+    pub(super) present: Present,
+    /// Whether that is another list than the host's of those online.
     pub(super) limited: bool,
 }
 
@@ -69,7 +69,7 @@ impl CpuCount {
 
 impl Collector {
     pub(super) fn cpuinfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let cpus = self.cpus(scope.container)?;
+        let cpus = self.cpus(scope)?;
         if !cpus.limited {
             return Ok(None);
         }
@@ -78,14 +78,14 @@ impl Collector {
     }
 
     pub(super) fn cpu_online(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let cpus = self.cpus(scope.container)?;
-        Ok(cpus.limited.then_some(Facts::CpuList { cpus: cpus.present }))
+        let cpus = self.cpus(scope)?;
+        Ok(cpus.limited.then_some(Facts::CpuList { cpus: cpus.present.numbers() }))
     }
 
     /// What the container's CPUs did; none where the host's counters are the truth: for a
     /// process of the host whose CPUs are not limited, and where there is no cgroup to count in.
     pub(super) fn cpu_times(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<CpuTimes>> {
-        let cpus = self.cpus(scope.container)?;
+        let cpus = self.cpus(scope)?;
         if scope.is_host && !cpus.limited {
             return Ok(None);
         }
@@ -97,7 +97,8 @@ impl Collector {
     }
 
     /// The first n of the CPUs that the container may use.
-    pub(super) fn cpus(&self, container: &Container) -> Result<Cpus> {
+    pub(super) fn cpus(&self, scope: &Scope<'_>) -> Result<Cpus> {
+        let container = scope.container;
         let online = online(&self.kernel)?;
         let levels = container.levels(&self.kernel, Controller::Cpuset);
         let mut usable = None;
@@ -113,7 +114,9 @@ impl Collector {
             bandwidths.push(levels.version.bandwidth(dir)?);
         }
         let paid = tightest(bandwidths).and_then(|bandwidth| self.cpu_count.of(bandwidth));
-        Ok(present(&online, usable.as_ref(), paid))
+        // Who administers the host needs its numbers.
+        let ids = if scope.is_host { CpuIds::Physical } else { self.cpu_ids };
+        Ok(present(&online, usable.as_ref(), paid, ids))
     }
 }
 
@@ -152,12 +155,12 @@ fn online(kernel: &Kernel) -> Result<CpuSet> {
 }
 
 /// Of the `usable` CPUs that are `online`, the first ones: as many as are paid for.
-fn present(online: &CpuSet, usable: Option<&CpuSet>, paid: Option<usize>) -> Cpus {
+fn present(online: &CpuSet, usable: Option<&CpuSet>, paid: Option<usize>, ids: CpuIds) -> Cpus {
     let narrowed = usable.map(|usable| usable.intersection(online));
     // A set whose CPUs are all offline is one that the kernel is about to widen.
     let usable = narrowed.filter(|cpus| !cpus.is_empty()).unwrap_or_else(|| online.clone());
-    let present = usable.first(paid.unwrap_or(usize::MAX));
-    Cpus { limited: present != *online, present }
+    let present = Present::new(usable.first(paid.unwrap_or(usize::MAX)), ids);
+    Cpus { limited: present.numbers() != *online, present }
 }
 
 #[cfg(test)]
@@ -170,8 +173,15 @@ mod tests {
 
     fn shown(online: &str, usable: Option<&str>, quota: Option<(u64, u64)>) -> (String, bool) {
         let paid = quota.and_then(|(quota, period)| CpuCount::Ceil.of(Bandwidth { quota, period }));
-        let found = present(&cpus(online), usable.map(cpus).as_ref(), paid);
-        (found.present.to_string(), found.limited)
+        let found = present(&cpus(online), usable.map(cpus).as_ref(), paid, CpuIds::Physical);
+        (found.present.numbers().to_string(), found.limited)
+    }
+
+    #[test]
+    fn a_machine_with_gaps_that_shows_none_is_not_the_hosts() {
+        let limited = |online, ids| present(&cpus(online), None, None, ids).limited;
+        assert!(limited("0-2,4", CpuIds::Compact) && !limited("0-2,4", CpuIds::Physical));
+        assert!(!limited("0-3", CpuIds::Compact));
     }
 
     #[test]

@@ -16,9 +16,11 @@ pub mod tree;
 pub use cpu::CpuCount;
 pub use memory::SwapView;
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::container::{Container, Subject, Who, time};
+use crate::cpulist::CpuIds;
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::files::ProcFile;
@@ -42,6 +44,32 @@ pub struct Collector {
     pub cpu_count: CpuCount,
     /// What containers are shown of swap.
     pub swap: SwapView,
+    /// By which numbers a container's CPUs are shown.
+    pub cpu_ids: CpuIds,
+    /// Since when a container is up.
+    pub up_since: UpSince,
+}
+
+/// Since when a container without a time namespace of its own is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpSince {
+    /// Since its first process started.
+    #[default]
+    Container,
+    /// Since the host booted, from which the start times of its processes count.
+    Host,
+}
+
+impl FromStr for UpSince {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<UpSince, Self::Err> {
+        match text {
+            "container" => Ok(UpSince::Container),
+            "host" => Ok(UpSince::Host),
+            _ => Err("expected container or host"),
+        }
+    }
 }
 
 /// A reader's container, and whether a resource that it does not limit is the host's.
@@ -55,8 +83,8 @@ impl Collector {
     #[must_use]
     pub fn new(kernel: Arc<Kernel>, own_time: Option<NsId>, history: History) -> Collector {
         let sampler = load::Sampler::new(Arc::clone(&kernel));
-        let (cpu_count, swap) = (CpuCount::default(), SwapView::default());
-        Collector { kernel, history, sampler, own_time, cpu_count, swap }
+        let (cpu_count, cpu_ids, up_since, swap) = Default::default();
+        Collector { kernel, history, sampler, own_time, cpu_count, cpu_ids, up_since, swap }
     }
 
     /// The facts behind `file` for `who` at CLOCK_BOOTTIME `now`.
@@ -130,7 +158,10 @@ impl Collector {
         }
         let up = match self.boottime_offset(scope, reader)? {
             Some(offset) => Nsec(u64::try_from(i128::from(now.0) + offset).unwrap_or(0)),
-            None => now - scope.container.birth,
+            None => match self.up_since {
+                UpSince::Container => now - scope.container.birth,
+                UpSince::Host => now,
+            },
         };
         let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
         Ok(Some(Facts::Uptime { up, idle: Nsec::from_ticks(times.total.idle) }))

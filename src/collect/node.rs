@@ -47,7 +47,7 @@ impl Collector {
             (["has_cpu"], _, Some(cpus)) => {
                 let has_cpu = |node: &u32| {
                     let own = self.node_list(&format!("node{node}/cpulist")).unwrap_or_default();
-                    !own.intersection(cpus).is_empty()
+                    own.iter().any(|cpu| cpus.contains(cpu))
                 };
                 let nodes = CpuSet::parse(&host).unwrap_or_default();
                 let nodes = nodes.iter().filter(has_cpu).collect::<CpuSet>();
@@ -55,9 +55,11 @@ impl Collector {
                 return Ok(Facts::CpuList { cpus: shown.unwrap_or(nodes) });
             }
             ([name], Some(nodes), _) if *name == "online" || name.starts_with("has_") => {
-                return Ok(among(names, host, nodes));
+                return Ok(among(names, host, |all| all.intersection(nodes)));
             }
-            ([_, "cpulist"], _, Some(cpus)) => return Ok(among(names, host, cpus)),
+            ([_, "cpulist"], _, Some(cpus)) => {
+                return Ok(among(names, host, |all| cpus.among(all)));
+            }
             ([_, "cpumap"], _, Some(cpus)) => {
                 return Ok(Facts::CpuMap { host, present: cpus.clone() });
             }

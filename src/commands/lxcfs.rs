@@ -12,7 +12,8 @@ use std::str::FromStr;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use lxcfs_rs::collect::{CpuCount, SwapView};
+use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
+use lxcfs_rs::cpulist::CpuIds;
 use lxcfs_rs::fuse::session::Options;
 
 use super::one_line;
@@ -230,6 +231,8 @@ impl Args {
             options,
             runtime_dir: self.runtime_dir.join("lxcfs-rs"),
             cpu_count: if self.enable_cfs { CpuCount::Ceil } else { CpuCount::Cpuset },
+            cpu_ids: CpuIds::default(),
+            up_since: UpSince::default(),
             swap: SwapView { hidden: self.disable_swap, zswap_hidden: self.disable_zswap },
             verbose: if self.debug { 2 } else { 0 },
         }

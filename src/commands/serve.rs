@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lxcfs_rs::collect::{CpuCount, SwapView};
+use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
+use lxcfs_rs::cpulist::CpuIds;
 use lxcfs_rs::fuse::session::{Options, serve};
 use lxcfs_rs::vfs::Vfs;
 
@@ -33,6 +34,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RULE", default_value = "ceil")]
     cpu_count: CpuCount,
 
+    /// By which numbers a container's CPUs are shown: physical, their own, or compact, from 0 on
+    #[arg(long, value_name = "NUMBERS", default_value = "physical")]
+    cpu_ids: CpuIds,
+
+    /// Since when a container without a time namespace is up: container, its first process, or host
+    #[arg(long, value_name = "SINCE", default_value = "container")]
+    uptime: UpSince,
+
     /// Log more; twice, every request. RUST_LOG overrides it
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -40,10 +49,12 @@ pub(crate) struct Args {
 
 /// Serves as its own command line says.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, verbose } = args;
+    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, cpu_ids, uptime, verbose } =
+        args;
     let options = Options { mountpoint, nonempty: false, workers, pidfile };
     let swap = SwapView::default();
-    Daemon { name: "lxcfs-rs", options, runtime_dir, cpu_count, swap, verbose }.run()
+    let (name, up_since) = ("lxcfs-rs", uptime);
+    Daemon { name, options, runtime_dir, cpu_count, cpu_ids, up_since, swap, verbose }.run()
 }
 
 /// A daemon as either command line describes it.
@@ -55,6 +66,8 @@ pub(super) struct Daemon {
     /// What is to outlive it.
     pub(super) runtime_dir: PathBuf,
     pub(super) cpu_count: CpuCount,
+    pub(super) cpu_ids: CpuIds,
+    pub(super) up_since: UpSince,
     pub(super) swap: SwapView,
     /// How much more is logged.
     pub(super) verbose: u8,
@@ -68,7 +81,8 @@ impl Daemon {
         let runtime_dir = std::path::absolute(&self.runtime_dir).unwrap_or(self.runtime_dir);
         let vfs = |mountpoint: &Path| {
             let vfs = Vfs::of_machine_kept_in(&runtime_dir, mountpoint)?;
-            Ok(vfs.with_cpu_count(self.cpu_count).with_swap(self.swap))
+            let vfs = vfs.with_cpu_count(self.cpu_count).with_cpu_ids(self.cpu_ids);
+            Ok(vfs.with_up_since(self.up_since).with_swap(self.swap))
         };
         status_of(self.name, serve(&self.options, vfs, || ()))
     }

@@ -101,8 +101,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ask(|vfs| vfs.readlink(ino.0)) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(|vfs| vfs.readlink(ino.0, request.pid())) {
             Err(errno) => reply.error(errno),
             Ok(target) => reply.data(&target),
         }

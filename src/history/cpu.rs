@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cpulist::CpuSet;
+use crate::cpulist::Present;
 use crate::units::{NSEC_PER_TICK, Nsec};
 
 /// The columns that are measured; the rest of a CPU's time is idle.
@@ -80,7 +80,8 @@ pub struct Record {
     last: Counters,
     /// Time used that the present CPUs had no room for, by column but for steal.
     debt: [Nsec; STEAL],
-    /// Every CPU that was ever present.
+    /// Every CPU that was ever present, by the number by which it was shown: so a line of the file
+    /// goes on from what it was, whichever CPU it is of.
     cpus: BTreeMap<u32, Cpu>,
 }
 
@@ -103,7 +104,7 @@ impl Record {
 
     /// Takes in a reading of the counters while `present` are the container's CPUs, and tells
     /// what to show.
-    pub fn update(&mut self, now: Counters, present: &CpuSet) -> CpuTimes {
+    pub fn update(&mut self, now: Counters, present: &Present) -> CpuTimes {
         let first = self.cpus.is_empty();
         let elapsed = now.time - self.last.time;
         let room = Nsec(elapsed.0.saturating_mul(present.len() as u64));
@@ -129,7 +130,7 @@ impl Record {
         let left: Vec<u64> = shares.iter().map(|share| elapsed.0 - share).collect();
         let steals = spread(steal.0, &weights, &left);
         let mut passed = 0;
-        for (index, number) in present.iter().enumerate() {
+        for (index, number) in present.numbers().iter().enumerate() {
             let cpu = self.cpus.entry(number).or_default();
             cpu.wall = cpu.wall + elapsed;
             for (pending, given) in cpu.pending.iter_mut().zip(given) {
@@ -154,7 +155,7 @@ impl Record {
     }
 
     /// How much each present CPU ran since the last reading, as far as the kernel tells.
-    fn weights(&self, now: &Counters, present: &CpuSet) -> Vec<u64> {
+    fn weights(&self, now: &Counters, present: &Present) -> Vec<u64> {
         let at = |counters: &Counters, cpu: u32| {
             counters
                 .per_cpu
@@ -165,11 +166,12 @@ impl Record {
         present.iter().map(|cpu| (at(now, cpu) - at(&self.last, cpu)).0).collect()
     }
 
-    fn times(&self, present: &CpuSet) -> CpuTimes {
+    fn times(&self, present: &Present) -> CpuTimes {
+        let shown = present.numbers();
         let mut times = CpuTimes::default();
         for (&number, cpu) in &self.cpus {
             times.total += cpu.shown;
-            if present.contains(number) {
+            if shown.contains(number) {
                 times.cpus.push((number, cpu.shown));
             }
         }
@@ -253,13 +255,14 @@ fn fill(shares: &mut [u64], left: &mut u64, weights: &[u64], rooms: &[u64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpulist::{CpuIds, CpuSet};
     use proptest::prelude::*;
 
     const TICK: u64 = NSEC_PER_TICK;
     const SECOND: u64 = Nsec::PER_SEC;
 
-    fn cpus(text: &str) -> CpuSet {
-        CpuSet::parse(text.as_bytes()).unwrap()
+    fn cpus(text: &str) -> Present {
+        CpuSet::parse(text.as_bytes()).unwrap().into()
     }
 
     fn at(time: u64, user: u64, system: u64, throttled: u64) -> Counters {
@@ -362,6 +365,27 @@ mod tests {
         let again = record.update(at(3 * SECOND, SECOND, 0, 0), &cpus("0-2"));
         assert_eq!(again.cpus[1].1, Shown { user: 50, idle: 150, ..Shown::default() });
         assert_eq!(again.cpus[2].1, Shown { idle: 100, ..Shown::default() });
+    }
+
+    #[test]
+    fn a_line_goes_on_when_another_cpu_takes_its_number() {
+        let compact = |text: &str| Present::new(cpus(text).numbers(), CpuIds::Compact);
+        let mut record = Record::new(Nsec(0));
+        let mut now = at(SECOND, SECOND / 2, 0, 0);
+        now.per_cpu = vec![(2, Nsec(1)), (5, Nsec(0))];
+        let times = record.update(now, &compact("2,5"));
+        let (busy, idle) = (
+            Shown { user: 50, idle: 50, ..Shown::default() },
+            Shown { idle: 100, ..Shown::default() },
+        );
+        assert_eq!(times.cpus, [(0, busy), (1, idle)]);
+        // Number 0 is of CPU 5 now.
+        let times = record.update(at(2 * SECOND, SECOND / 2, 0, 0), &compact("5"));
+        assert_eq!(times.cpus, [(0, Shown { user: 50, idle: 150, ..Shown::default() })]);
+        // And by its own number a CPU shows what was shown by that.
+        let times = record.update(at(3 * SECOND, SECOND / 2, 0, 0), &cpus("0-1"));
+        assert_eq!(times.cpus[0].1, Shown { user: 50, idle: 250, ..Shown::default() });
+        assert_eq!(times.cpus[1].1, Shown { idle: 200, ..Shown::default() });
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! `/proc/cpuinfo`: the blocks of the present CPUs, with their physical numbers.
+//! `/proc/cpuinfo`: the blocks of the present CPUs, with the numbers by which they are shown.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::facts::CpuSet;
+use crate::facts::Present;
 
 use super::lines;
 
@@ -16,34 +17,33 @@ struct Block<'a> {
     lines: Vec<&'a [u8]>,
 }
 
-pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
+pub(super) fn render(host: &[u8], present: &Present) -> Vec<u8> {
     let mut blocks = blocks(host);
     // A block without a number is not a CPU's: what other architectures print about the machine.
     blocks.retain(|block| block.cpu.is_none_or(|cpu| present.contains(cpu)));
     let mut text = Vec::with_capacity(host.len());
     for block in &blocks {
         let in_package = |other: &&Block<'_>| other.package == block.package;
+        let number = block.cpu.and_then(|cpu| present.number_of(cpu));
         for line in &block.lines {
             let count = match key(line) {
-                b"siblings" => blocks.iter().filter(in_package).count(),
+                b"processor" | b"cpu number" => number.and_then(|number| number.try_into().ok()),
+                b"siblings" => Some(blocks.iter().filter(in_package).count()),
                 b"cpu cores" => {
                     let cores = blocks.iter().filter(in_package).map(|other| other.core);
-                    cores.collect::<BTreeSet<_>>().len()
+                    Some(cores.collect::<BTreeSet<_>>().len())
                 }
-                b"# processors" => blocks.iter().filter(|other| other.cpu.is_some()).count(),
-                key => {
-                    // s390x has a line for each CPU above the blocks.
-                    let cpu = key.strip_prefix(b"processor ").and_then(number);
-                    if cpu.is_none_or(|cpu| present.contains(cpu)) {
-                        text.extend_from_slice(line);
-                        text.push(b'\n');
-                    }
-                    continue;
-                }
+                b"# processors" => Some(blocks.iter().filter(|other| other.cpu.is_some()).count()),
+                _ => None,
             };
-            let value = value(line);
-            text.extend_from_slice(&line[..line.len() - value.len()]);
-            text.extend_from_slice(format!("{count}\n").as_bytes());
+            if let Some(count) = count {
+                let value = value(line);
+                text.extend_from_slice(&line[..line.len() - value.len()]);
+                text.extend_from_slice(format!("{count}\n").as_bytes());
+            } else if let Some(line) = about_a_cpu(line, present) {
+                text.extend_from_slice(&line);
+                text.push(b'\n');
+            }
         }
     }
     // On s390x an empty line begins a block instead of ending it.
@@ -52,6 +52,17 @@ pub(super) fn render(host: &[u8], present: &CpuSet) -> Vec<u8> {
     }
     // A machine without any CPU is one that no program expects.
     if text.is_empty() { host.to_vec() } else { text }
+}
+
+/// On s390x there is a line for each CPU above the blocks, `processor 0: version = …`; none for a
+/// CPU that is not there. All other lines stay.
+fn about_a_cpu<'a>(line: &'a [u8], present: &Present) -> Option<Cow<'a, [u8]>> {
+    let key = key(line);
+    let Some(cpu) = key.strip_prefix(b"processor ").and_then(number) else {
+        return Some(line.into());
+    };
+    let number = present.number_of(cpu)?;
+    Some([format!("processor {number}").as_bytes(), &line[key.len()..]].concat().into())
 }
 
 /// Takes the file apart at its empty lines, each of which ends a block.
@@ -97,6 +108,7 @@ fn value(line: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpulist::CpuSet;
 
     /// Two packages of two cores of two threads each: CPUs 0-7, siblings n and n + 1.
     fn host() -> String {
@@ -113,7 +125,7 @@ mod tests {
     }
 
     fn shown(cpus: &str) -> String {
-        let present = CpuSet::parse(cpus.as_bytes()).unwrap();
+        let present = CpuSet::parse(cpus.as_bytes()).unwrap().into();
         String::from_utf8(render(host().as_bytes(), &present)).unwrap()
     }
 
@@ -140,13 +152,13 @@ mod tests {
     #[test]
     fn a_text_without_the_present_cpus_stays() {
         let host = b"processor\t: 0\ncpu fam";
-        assert_eq!(render(host, &[1].into_iter().collect()), host);
+        assert_eq!(render(host, &CpuSet::from_iter([1]).into()), host);
     }
 
     #[test]
     fn lines_about_the_machine_stay() {
         let host = b"processor\t: 0\n\nprocessor\t: 1\n\nHardware\t: X\n";
-        let present = [1].into_iter().collect();
+        let present = CpuSet::from_iter([1]).into();
         assert_eq!(render(host, &present), b"processor\t: 1\n\nHardware\t: X\n");
     }
 }

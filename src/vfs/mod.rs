@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::collect::pressure::Pressure;
 use crate::collect::tree::{Part, everybody_has};
-use crate::collect::{Collector, CpuCount, SwapView, load};
+use crate::collect::{Collector, CpuCount, SwapView, UpSince, load};
 use crate::container::{Resolver, Subject, Who};
+use crate::cpulist::CpuIds;
 use crate::error::{self, Error, Result};
 use crate::files::{DIRECTORIES, Directory, Row, TABLE};
 use crate::history::{History, store::Store};
@@ -217,6 +218,20 @@ impl Vfs {
         self
     }
 
+    /// The same, with other numbers for a container's CPUs.
+    #[must_use]
+    pub fn with_cpu_ids(mut self, cpu_ids: CpuIds) -> Vfs {
+        self.collector.cpu_ids = cpu_ids;
+        self
+    }
+
+    /// The same, with containers that are up since another time.
+    #[must_use]
+    pub fn with_up_since(mut self, up_since: UpSince) -> Vfs {
+        self.collector.up_since = up_since;
+        self
+    }
+
     /// The same, with another view of swap.
     #[must_use]
     pub fn with_swap(mut self, swap: SwapView) -> Vfs {
@@ -254,15 +269,16 @@ impl Vfs {
             None => self.trees.place(parent)?,
         };
         let name = name.to_str().ok_or(Error::NotFound)?;
-        let (place, status) = self.trees.lookup(&directory, name)?;
-        // What only some have: whoever has not is not to learn that it is there.
-        if place.member.is_some() || !everybody_has(name) {
-            let part = self.part(&place, tid)?;
-            if !is_in(&part, &place) {
-                return Err(Error::NotFound);
-            }
+        let is_member = directory.tree.number_of(name).is_some() || directory.member.is_some();
+        if !is_member && everybody_has(name) {
+            let (place, status) = self.trees.lookup(&directory, name)?;
+            return Ok(attr_of(&place, status));
         }
-        Ok(attr_of(&place, status))
+        // What only some have: whoever has not is not to learn that it is there.
+        let part = self.part(&directory, tid)?;
+        let name = part.host_name(directory.tree, &directory.path, name).ok_or(Error::NotFound)?;
+        let (place, status) = self.trees.lookup(&directory, &name)?;
+        if is_in(&part, &place) { Ok(attr_of(&place, status)) } else { Err(Error::NotFound) }
     }
 
     /// Attributes of an inode, which are the same for every reader that has it.
@@ -308,28 +324,30 @@ impl Vfs {
                 return Err(Error::NotFound);
             }
             let listed = |name: &str| entries.iter().any(|entry| entry.name == name);
-            let more: Vec<Entry> = self
-                .trees
-                .list(&directory)?
-                .iter()
-                .filter(|(place, _)| is_in(&part, place) && !listed(place.name()))
-                .map(|(place, kind)| Entry::new(place.ino, *kind, place.name()))
-                .collect();
+            let found = self.trees.list(&directory)?;
+            let seen = found.iter().filter(|(place, _)| is_in(&part, place));
+            let named = seen.filter_map(|(place, kind)| {
+                let name = part.shown_name(place.tree, &directory.path, place.name())?;
+                (!listed(&name)).then(|| Entry::new(place.ino, *kind, &name))
+            });
+            let more: Vec<Entry> = named.collect();
             entries.extend(more);
         }
         entries.sort_unstable_by_key(|entry| entry.offset);
         Ok(entries)
     }
 
-    /// Where a link leads.
+    /// Where a link leads for the thread `tid`.
     ///
     /// # Errors
     /// [`Error::Passed`]: EINVAL for what is no link.
-    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+    pub fn readlink(&self, ino: Ino, tid: u32) -> Result<Vec<u8>> {
         if Node::of(ino).is_some() {
             return Err(Error::passed(libc::EINVAL));
         }
-        self.trees.read_link(&self.trees.place(ino)?)
+        let place = self.trees.place(ino)?;
+        let target = self.trees.read_link(&place)?;
+        Ok(self.part(&place, tid)?.shown_target(place.tree, &place.path, target))
     }
 
     /// Opens a file for the thread `tid`; `flags` as of open(2). Returns the handle.

@@ -13,6 +13,7 @@ mod load;
 mod lxc;
 mod lxcfs;
 mod nested;
+mod options;
 mod pressure;
 mod readers;
 mod restart;
