@@ -107,7 +107,7 @@ def test_beside_a_busy_container_nothing_of_an_idle_one_moves():
         other.end()
 
 
-# Three processes that now use a CPU, now memory and now nothing.
+# Four processes that now use a CPU, now memory and now nothing.
 CHANGING = """
 import os, random, sys, time
 for worker in range(3):
@@ -118,7 +118,8 @@ os.nice(worker)
 while True:
     end = time.monotonic() + random.random()
     what = random.randrange(3)
-    held = bytearray(random.randrange(24 << 20)) if what == 0 else None
+    held = None
+    held = bytearray(random.randrange(20 << 20)) if what == 0 else None
     while what == 1 and time.monotonic() < end:
         pass
     time.sleep(max(0, end - time.monotonic()))

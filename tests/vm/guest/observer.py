@@ -28,11 +28,6 @@ HOSTS = [
     # Of the host's text: what its CPUs do, not which they are.
     (r"sys/devices/system/cpu/(cpu\d+/)?(cpuidle|cpufreq|power)/.*", r""),
 ]
-# Averages, which fall while nothing happens.
-AVERAGES = [
-    ("proc/loadavg", r"(\d+\.\d\d) (\d+\.\d\d) (\d+\.\d\d) "),
-    (r"proc/pressure/\w+", r"avg10=(\S+) avg60=(\S+) avg300=(\S+) "),
-]
 
 
 def read(path):
@@ -64,16 +59,6 @@ def text_of(name, at):
         return os.readlink(name, dir_fd=at) if error.errno == errno.ELOOP else errno.errorcode[error.errno]
 
 
-def without_averages(path, line):
-    """The line without the averages in it, and these."""
-    for place, pattern in AVERAGES:
-        if re.fullmatch(place, path):
-            found = re.search(pattern, line)
-            if found:
-                return line.replace(found[0], ""), [float(word) for word in found.groups()]
-    return line, []
-
-
 def may_move(path, before, after, passed):
     """Whether a line of a file may be another one `passed` seconds, at least and at most, later."""
     for place, pattern in HOSTS:
@@ -91,8 +76,14 @@ def may_move(path, before, after, passed):
     if path == "proc/uptime":
         up, idle = ((float(b) - float(a)) for a, b in zip(before.split(), after.split()))
         return least <= up <= most and idle >= least
-    (rest, old), (new_rest, new) = without_averages(path, before), without_averages(path, after)
-    return rest == new_rest and old != [] and all(b <= a for a, b in zip(old, new))
+    if path == "proc/loadavg":
+        # The averages fall while nothing runs.
+        old, new = before.split(), after.split()
+        return old[3:] == new[3:] and all(float(b) <= float(a) for a, b in zip(old[:3], new[:3]))
+    if path.startswith("proc/pressure/"):
+        # The averages follow the total, up to two seconds late.
+        return re.sub(r"avg\d+=\S+", "", before) == re.sub(r"avg\d+=\S+", "", after)
+    return False
 
 
 def moved(before, after, passed):
