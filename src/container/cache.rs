@@ -100,6 +100,9 @@ struct Speaker {
     tid: u32,
     /// None before Linux 4.6.
     cgroup_namespace: Option<NsId>,
+    /// Whether it is only that of whatever is around the process's container, and so does not
+    /// bound it: as of a container in a container, on v1 by Docker's default.
+    is_inherited: bool,
 }
 
 impl Resolver {
@@ -215,7 +218,8 @@ impl Resolver {
             });
         }
         let init = self.init(process, pid_namespace)?;
-        let init_speaker = if process == init.pid { reader } else { self.speaker(init.pid)? };
+        let init_speaker = self.init_speaker(&init)?;
+        let reader = if process == init.pid { init_speaker } else { reader };
         let bounded = if self.sees_as_init(reader, init_speaker)? { init_speaker } else { reader };
         Ok(Subject::Container(self.container_of(bounded, Some(&init))?))
     }
@@ -263,7 +267,8 @@ impl Resolver {
     fn speaker(&self, process: u32) -> Result<Speaker> {
         let speaker = |tid| {
             let cgroup_namespace = self.cgroup_namespace(tid)?;
-            Ok(Speaker { tid, cgroup_namespace })
+            let is_inherited = cgroup_namespace == self.own.cgroup;
+            Ok(Speaker { tid, cgroup_namespace, is_inherited })
         };
         match speaker(process) {
             Err(error) if Error::is_gone(&error) => {
@@ -272,6 +277,15 @@ impl Resolver {
             }
             found => found,
         }
+    }
+
+    /// As [`Resolver::speaker`] of the init of a pid namespace.
+    fn init_speaker(&self, init: &Init) -> Result<Speaker> {
+        let speaker = self.speaker(init.pid)?;
+        let Some(around) = &init.parent else { return Ok(speaker) };
+        let around = self.speaker(around.pid)?;
+        let is_inherited = speaker.cgroup_namespace == around.cgroup_namespace;
+        Ok(Speaker { is_inherited: speaker.is_inherited || is_inherited, ..speaker })
     }
 
     /// A task's cgroup namespace; none before Linux 4.6.
@@ -290,7 +304,7 @@ impl Resolver {
             }
             self.inits.forget(&namespace);
         }
-        let init = Arc::new(Init::of(&self.kernel.proc, reader)?);
+        let init = Arc::new(Init::of(&self.kernel.proc, reader, self.own.pid)?);
         self.inits.put(init.namespace, Arc::clone(&init));
         Ok(init)
     }
@@ -321,7 +335,7 @@ impl Resolver {
 
     /// The cgroups that bound a process.
     fn roots(&self, speaker: Speaker) -> Result<Roots> {
-        let Speaker { tid, cgroup_namespace } = speaker;
+        let Speaker { tid, cgroup_namespace, is_inherited } = speaker;
         let name = format!("{tid}/cgroup");
         let proc = &self.kernel.proc;
         let path = proc.path(&name);
@@ -329,7 +343,7 @@ impl Resolver {
         let listing = proc.open_file(&name)?;
         let read =
             || file::reread_record(&listing).map_err(|error| Error::io("read", &path, error));
-        let namespace = cgroup_namespace.filter(|_| cgroup_namespace != self.own.cgroup);
+        let namespace = cgroup_namespace.filter(|_| !is_inherited);
         for _ in 0..ATTEMPTS {
             let before = read()?;
             let paths = self.paths(&parse_memberships(&before, &path)?);
@@ -482,14 +496,10 @@ impl Resolver {
     /// pid namespace is its own.
     fn outermost_init(&self, identity: &Identity, init: Option<&Init>) -> Result<Option<u32>> {
         let mut outermost = None;
-        let mut outer: Option<Init>;
-        let mut current = init;
-        while let Some(init) = current {
-            if self.roots(self.speaker(init.pid)?)?.identity() == *identity {
+        for init in std::iter::successors(init, |init| init.parent.as_deref()) {
+            if self.roots(self.init_speaker(init)?)?.identity() == *identity {
                 outermost = Some(init.pid);
             }
-            outer = init.parent(&self.kernel.proc, self.own.pid)?;
-            current = outer.as_ref();
         }
         Ok(outermost)
     }

@@ -16,30 +16,32 @@ pub struct Init {
     pub namespace: NsId,
     /// The init's thread group in the daemon's pid namespace.
     pub pid: u32,
-    namespace_fd: OwnedFd,
+    /// The init of the pid namespace around it, which ends after this one; none where that is
+    /// the daemon's own.
+    pub parent: Option<Box<Init>>,
+    _namespace: OwnedFd,
     pidfd: OwnedFd,
 }
 
 impl Holds for Init {
     fn descriptors(&self) -> usize {
-        2
+        2 + self.parent.as_ref().map_or(0, |parent| parent.descriptors())
     }
 }
 
 impl Init {
-    /// The init of the pid namespace that `process` is in.
+    /// The init of the pid namespace that `process` is in, and those around that, up to `own`.
     ///
     /// # Errors
-    /// [`Error::Gone`] where the process or the namespace's init has ended.
-    pub fn of(proc: &ProcRoot, process: u32) -> Result<Init> {
-        Init::of_namespace(proc, proc.open_file(&format!("{process}/ns/pid"))?)
+    /// [`Error::Gone`] where the process or a namespace's init has ended.
+    pub fn of(proc: &ProcRoot, process: u32, own: NsId) -> Result<Init> {
+        let namespace = proc.open_file(&format!("{process}/ns/pid"))?;
+        Init::of_namespace(proc, namespace, own)
     }
 
     /// The init of an open pid namespace.
-    fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd) -> Result<Init> {
-        let stat = rustix::fs::fstat(&namespace_fd)
-            .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))?;
-        let namespace = NsId(stat.st_ino);
+    fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd, own: NsId) -> Result<Init> {
+        let namespace = number(proc, &namespace_fd)?;
         let pid = match by_ioctl(&namespace_fd) {
             Some(found) => found?,
             None => by_scan(proc, namespace)?,
@@ -47,7 +49,8 @@ impl Init {
         let pidfd = to_pid(pid)
             .and_then(|pid| identity::process(pid).ok())
             .ok_or_else(|| gone(namespace))?;
-        let init = Init { namespace, pid, namespace_fd, pidfd };
+        let parent = Init::around(proc, &namespace_fd, own)?.map(Box::new);
+        let init = Init { namespace, pid, parent, _namespace: namespace_fd, pidfd };
         // The number may have passed to another process before the pidfd was opened; that one
         // is not in the namespace, whose processes all end with its init.
         if proc.namespace(pid, Namespace::Pid)? != namespace || !init.is_alive() {
@@ -62,19 +65,21 @@ impl Init {
         identity::is_alive(&self.pidfd)
     }
 
-    /// The init of the pid namespace around this one; none where that is the daemon's own.
-    ///
-    /// # Errors
-    /// As [`Init::of`].
-    pub fn parent(&self, proc: &ProcRoot, own: NsId) -> Result<Option<Init>> {
-        let Ok(parent) = identity::namespace_parent(&self.namespace_fd) else { return Ok(None) };
-        let stat = rustix::fs::fstat(&parent)
-            .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))?;
-        if NsId(stat.st_ino) == own {
+    /// The init of the pid namespace around an open one; none where that is `own`.
+    fn around(proc: &ProcRoot, namespace: &OwnedFd, own: NsId) -> Result<Option<Init>> {
+        let Ok(parent) = identity::namespace_parent(namespace) else { return Ok(None) };
+        if number(proc, &parent)? == own {
             return Ok(None);
         }
-        Init::of_namespace(proc, parent).map(Some)
+        Init::of_namespace(proc, parent, own).map(Some)
     }
+}
+
+/// The number of an open namespace.
+fn number(proc: &ProcRoot, namespace: &OwnedFd) -> Result<NsId> {
+    rustix::fs::fstat(namespace)
+        .map(|stat| NsId(stat.st_ino))
+        .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))
 }
 
 fn gone(namespace: NsId) -> Error {

@@ -168,6 +168,11 @@ impl Stage {
         container
     }
 
+    /// Where the daemon serves.
+    pub(crate) fn mountpoint(&self) -> PathBuf {
+        self.place.mountpoint()
+    }
+
     /// `docker ARGUMENTS`.
     pub(crate) fn docker(&self, arguments: &[&str]) -> Command {
         self.engine.docker(arguments)

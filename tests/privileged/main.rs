@@ -12,6 +12,7 @@ mod life;
 mod load;
 mod lxc;
 mod lxcfs;
+mod managers;
 mod nested;
 mod options;
 mod pressure;

@@ -165,6 +165,12 @@ fn the_innermost_of_nested_containers() {
     assert_age(&mut inner, birth);
     let mut deeper = Plan::entering(&inner).start(&served.place);
     assert_eq!(deeper.total(), limit(1));
+    // On v1 an engine in a container makes no cgroup namespaces: that of the outer one, which
+    // its containers are in, does not bound them.
+    let plan = nested().mount_namespace().in_group(&inner_group);
+    let mut without = plan.start(&served.place);
+    assert_eq!(without.total(), limit(1));
+    assert_eq!(Plan::entering(&without).start(&served.place).total(), limit(1));
     // One that has a pid namespace, and no cgroup of its own, is the outer container.
     let mut sharing = nested().mount_namespace().in_group(&group).start(&served.place);
     assert_eq!(sharing.total(), limit(2));
@@ -403,6 +409,7 @@ fn a_time_namespace_shifts_uptime_and_btime() {
 fn both_lookups_of_an_init_agree() {
     let place = Place::new();
     let proc = proc_root();
+    let own = proc.namespace("self", Namespace::Pid).unwrap();
     let outer = Plan::host().pid_namespace().start(&place);
     let inner = Plan::host().entering_pid_namespace(&outer).pid_namespace().start(&place);
     let another = Plan::host().pid_namespace().start(&place);
@@ -414,15 +421,14 @@ fn both_lookups_of_an_init_agree() {
         let number = proc.namespace(reader.pid, Namespace::Pid).unwrap();
         assert_eq!(init::by_ioctl(&namespace).unwrap().unwrap(), expected);
         assert_eq!(init::by_scan(&proc, number).unwrap(), expected);
-        let found = init::Init::of(&proc, reader.pid).unwrap();
+        let found = init::Init::of(&proc, reader.pid, own).unwrap();
         assert_eq!((found.pid, found.namespace), (expected, number));
         assert!(found.is_alive());
     }
-    let found = init::Init::of(&proc, inner.pid).unwrap();
-    let own = proc.namespace("self", Namespace::Pid).unwrap();
-    let above = found.parent(&proc, own).unwrap().unwrap();
+    let found = init::Init::of(&proc, inner.pid, own).unwrap();
+    let above = found.parent.as_ref().unwrap();
     assert_eq!(above.pid, outer.pid);
-    assert!(above.parent(&proc, own).unwrap().is_none());
+    assert!(above.parent.is_none());
 
     let namespace = inner.namespace("pid");
     let number = found.namespace;
