@@ -172,3 +172,42 @@ def test_exec_where_the_container_has_cgroups_of_its_own():
         runtime.kill()
         runtime.wait()
     equal("ps", program("ps", "-q").stdout, "")
+
+
+# One service, which writes down what it sees and where it is.
+SYSTEMD = """
+cat >/etc/systemd/system/probe.service <<END
+[Unit]
+DefaultDependencies=no
+[Service]
+MemoryMax=50M
+StandardOutput=null
+StandardError=null
+ExecStart=sh -c 'grep MemTotal /proc/meminfo >/run/new; cat /proc/self/cgroup >>/run/new; mv /run/new /run/seen; exec sleep 1000'
+END
+exec /lib/systemd/systemd --unit=probe.service --log-target=null --show-status=0
+"""
+
+
+def test_below_systemd_the_container():
+    command = [BINARY, "run", "--name", "systemd", "--privileged", "-m", "200m", "--network", "none",
+               "-e", "container=other", "--", "sh", "-c", SYSTEMD]
+    runtime = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while program("exec", "systemd", "test", "-e", "/run/seen").returncode:
+            assert time.monotonic() < deadline and runtime.poll() is None, "the service has not written"
+        seen = program("exec", "systemd", "cat", "/run/seen").stdout.splitlines()
+        equal("MemTotal of the service", seen[0].split()[1], str(200 * 1024))
+        equal("its cgroup", seen[1:], ["0::/system.slice/probe.service"])
+        done = program("exec", "systemd", "sh", "-c", "grep MemTotal /proc/meminfo; cat /proc/1/cgroup /proc/self/cgroup")
+        equal("status", (done.returncode, done.stderr), (0, ""))
+        total, first, own = done.stdout.splitlines()
+        equal("MemTotal", total.split()[1], str(200 * 1024))
+        # No process may be in the container's root, where controllers are on for its slices.
+        equal("cgroups", (first, own), ("0::/init.scope", "0::/init.scope"))
+    finally:
+        program("stop", "-t", "0", "systemd")
+        runtime.kill()
+        runtime.wait()
+    equal("ps", program("ps", "-q").stdout, "")
