@@ -116,10 +116,14 @@ impl Tree {
     }
 }
 
-/// The number that follows `prefix` in a name and is all of the rest: 3 of `cpu3`.
+/// The number that follows `prefix` in a name and is all of the rest: 3 of `cpu3`. `cpu03` is
+/// nobody's name.
 #[must_use]
 pub fn number_after(prefix: &str, name: &str) -> Option<u32> {
     let digits = name.strip_prefix(prefix)?;
+    if digits.len() > 1 && digits.starts_with('0') {
+        return None;
+    }
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
@@ -189,8 +193,8 @@ mod tests {
         let cpu = &TREES[0];
         assert_eq!(cpu.below_sys(""), "devices/system/cpu");
         assert_eq!(cpu.below_sys("cpu1/online"), "devices/system/cpu/cpu1/online");
-        assert_eq!(cpu.number_of("cpu12"), Some(12));
-        for other in ["cpufreq", "cpu", "cpu-1", "cpu99999999999", "node1"] {
+        assert_eq!((cpu.number_of("cpu12"), cpu.number_of("cpu0")), (Some(12), Some(0)));
+        for other in ["cpufreq", "cpu", "cpu-1", "cpu99999999999", "cpu00", "cpu01", "node1"] {
             assert_eq!(cpu.number_of(other), None, "{other}");
         }
     }

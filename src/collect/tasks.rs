@@ -8,6 +8,7 @@
 //! in between.
 
 use crate::cgroup::dir::{CgroupDir, nothing_if_gone};
+use crate::cgroup::layout::Version;
 use crate::cgroup::stats::Activity;
 use crate::cgroup::taskstats::{TaskStates, Taskstats};
 use crate::container::{Container, Levels};
@@ -72,6 +73,8 @@ impl Count {
         if activity.is_some() && activity == self.activity {
             return Ok(());
         }
+        // Of cgroup2 the kernel refuses to.
+        let taskstats = taskstats.filter(|_| levels.version == Version::V1);
         let counted = taskstats.map(|taskstats| counted_by_kernel(levels, taskstats));
         let Some((threads, states)) = counted.transpose()?.flatten() else {
             return self.look_at_each(kernel, container);

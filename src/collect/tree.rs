@@ -152,7 +152,7 @@ impl Collector {
             ["present"] => Facts::CpuList { cpus: present.numbers() },
             ["enabled"] => among(names, host, |cpus| present.among(cpus)),
             // The host's own numbers would be those of other CPUs here.
-            ["isolated" | "nohz_full"] if present.ids() == CpuIds::Compact => {
+            ["isolated" | "nohz_full" | "housekeeping"] if present.ids() == CpuIds::Compact => {
                 match CpuSet::parse(&host) {
                     Some(cpus) => Facts::CpuList { cpus: present.among(&cpus) },
                     // `(null)` where there are none.

@@ -219,7 +219,9 @@ impl Resolver {
         }
         let init = self.init(process, pid_namespace)?;
         let init_speaker = self.init_speaker(&init)?;
-        let reader = if process == init.pid { init_speaker } else { reader };
+        let is_same = reader.cgroup_namespace == init_speaker.cgroup_namespace;
+        let is_inherited = reader.is_inherited || (is_same && init_speaker.is_inherited);
+        let reader = Speaker { is_inherited, ..reader };
         let bounded = if self.sees_as_init(reader, init_speaker)? { init_speaker } else { reader };
         Ok(Subject::Container(self.container_of(bounded, Some(&init))?))
     }
@@ -282,8 +284,8 @@ impl Resolver {
     /// As [`Resolver::speaker`] of the init of a pid namespace.
     fn init_speaker(&self, init: &Init) -> Result<Speaker> {
         let speaker = self.speaker(init.pid)?;
-        let Some(around) = &init.parent else { return Ok(speaker) };
-        let around = self.speaker(around.pid)?;
+        let Some((_, around)) = self.init_around(init)? else { return Ok(speaker) };
+        let around = self.speaker(around)?;
         let is_inherited = speaker.cgroup_namespace == around.cgroup_namespace;
         Ok(Speaker { is_inherited: speaker.is_inherited || is_inherited, ..speaker })
     }
@@ -298,15 +300,45 @@ impl Resolver {
 
     /// The init of the pid namespace `namespace`, which `reader` is in.
     fn init(&self, reader: u32, namespace: NsId) -> Result<Arc<Init>> {
-        if let Some(init) = self.inits.get(&namespace) {
-            if init.is_alive() {
-                return Ok(init);
-            }
-            self.inits.forget(&namespace);
+        match self.known_init(namespace) {
+            Some(init) => Ok(init),
+            None => Ok(self.remember_init(Init::of(&self.kernel.proc, reader)?)),
         }
-        let init = Arc::new(Init::of(&self.kernel.proc, reader, self.own.pid)?);
+    }
+
+    fn known_init(&self, namespace: NsId) -> Option<Arc<Init>> {
+        let init = self.inits.get(&namespace)?;
+        if !init.is_alive() {
+            self.inits.forget(&namespace);
+            return None;
+        }
+        Some(init)
+    }
+
+    fn remember_init(&self, init: Init) -> Arc<Init> {
+        let init = Arc::new(init);
         self.inits.put(init.namespace, Arc::clone(&init));
-        Ok(init)
+        init
+    }
+
+    /// The pid namespace around that of `init`, and the init of it; none where that is the
+    /// daemon's own.
+    fn init_around(&self, init: &Init) -> Result<Option<(NsId, u32)>> {
+        if let Some(known) = init.around.get() {
+            return Ok(*known);
+        }
+        let proc = &self.kernel.proc;
+        let around = match init.namespace_around(proc, self.own.pid)? {
+            None => None,
+            Some((namespace, descriptor)) => {
+                let around = match self.known_init(namespace) {
+                    Some(known) => known,
+                    None => self.remember_init(Init::of_namespace(proc, descriptor)?),
+                };
+                Some((namespace, around.pid))
+            }
+        };
+        Ok(*init.around.get_or_init(|| around))
     }
 
     /// Forgets what has ended, if that was not done just now.
@@ -496,10 +528,15 @@ impl Resolver {
     /// pid namespace is its own.
     fn outermost_init(&self, identity: &Identity, init: Option<&Init>) -> Result<Option<u32>> {
         let mut outermost = None;
-        for init in std::iter::successors(init, |init| init.parent.as_deref()) {
+        let mut around: Arc<Init>;
+        let mut current = init;
+        while let Some(init) = current {
             if self.roots(self.init_speaker(init)?)?.identity() == *identity {
                 outermost = Some(init.pid);
             }
+            let Some((namespace, pid)) = self.init_around(init)? else { break };
+            around = self.init(pid, namespace)?;
+            current = Some(&around);
         }
         Ok(outermost)
     }

@@ -1,6 +1,7 @@
 //! The init of a pid namespace, as the daemon numbers processes.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use super::held::Holds;
 use super::thread::to_pid;
@@ -16,31 +17,33 @@ pub struct Init {
     pub namespace: NsId,
     /// The init's thread group in the daemon's pid namespace.
     pub pid: u32,
-    /// The init of the pid namespace around it, which ends after this one; none where that is
-    /// the daemon's own.
-    pub parent: Option<Box<Init>>,
-    _namespace: OwnedFd,
+    /// That of the pid namespace around it, once it was looked up; none where that is the
+    /// daemon's own. It ends after this one, and keeps its number until then.
+    pub(super) around: OnceLock<Option<(NsId, u32)>>,
+    namespace_fd: OwnedFd,
     pidfd: OwnedFd,
 }
 
 impl Holds for Init {
     fn descriptors(&self) -> usize {
-        2 + self.parent.as_ref().map_or(0, |parent| parent.descriptors())
+        2
     }
 }
 
 impl Init {
-    /// The init of the pid namespace that `process` is in, and those around that, up to `own`.
+    /// The init of the pid namespace that `process` is in.
     ///
     /// # Errors
-    /// [`Error::Gone`] where the process or a namespace's init has ended.
-    pub fn of(proc: &ProcRoot, process: u32, own: NsId) -> Result<Init> {
-        let namespace = proc.open_file(&format!("{process}/ns/pid"))?;
-        Init::of_namespace(proc, namespace, own)
+    /// [`Error::Gone`] where the process or the namespace's init has ended.
+    pub fn of(proc: &ProcRoot, process: u32) -> Result<Init> {
+        Init::of_namespace(proc, proc.open_file(&format!("{process}/ns/pid"))?)
     }
 
     /// The init of an open pid namespace.
-    fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd, own: NsId) -> Result<Init> {
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where it has ended.
+    pub fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd) -> Result<Init> {
         let namespace = number(proc, &namespace_fd)?;
         let pid = match by_ioctl(&namespace_fd) {
             Some(found) => found?,
@@ -49,8 +52,8 @@ impl Init {
         let pidfd = to_pid(pid)
             .and_then(|pid| identity::process(pid).ok())
             .ok_or_else(|| gone(namespace))?;
-        let parent = Init::around(proc, &namespace_fd, own)?.map(Box::new);
-        let init = Init { namespace, pid, parent, _namespace: namespace_fd, pidfd };
+        let around = OnceLock::new();
+        let init = Init { namespace, pid, around, namespace_fd, pidfd };
         // The number may have passed to another process before the pidfd was opened; that one
         // is not in the namespace, whose processes all end with its init.
         if proc.namespace(pid, Namespace::Pid)? != namespace || !init.is_alive() {
@@ -65,13 +68,14 @@ impl Init {
         identity::is_alive(&self.pidfd)
     }
 
-    /// The init of the pid namespace around an open one; none where that is `own`.
-    fn around(proc: &ProcRoot, namespace: &OwnedFd, own: NsId) -> Result<Option<Init>> {
-        let Ok(parent) = identity::namespace_parent(namespace) else { return Ok(None) };
-        if number(proc, &parent)? == own {
-            return Ok(None);
-        }
-        Init::of_namespace(proc, parent, own).map(Some)
+    /// The pid namespace around this one; none where that is the daemon's own.
+    ///
+    /// # Errors
+    /// What fstat(2) answers.
+    pub fn namespace_around(&self, proc: &ProcRoot, own: NsId) -> Result<Option<(NsId, OwnedFd)>> {
+        let Ok(around) = identity::namespace_parent(&self.namespace_fd) else { return Ok(None) };
+        let number = number(proc, &around)?;
+        Ok((number != own).then_some((number, around)))
     }
 }
 

@@ -5,13 +5,26 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::error::{Error, Result};
 
-/// A pid file, locked until it is dropped, and then removed: with flock(2), which tells the
-/// daemons of one process apart too, and with fcntl(2), as lxcfs does.
+/// A lock for writing on all of a file, fcntl(2).
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "both constants fit, by the C type of the field"
+)]
+const WHOLE_FILE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as libc::c_short,
+    l_whence: libc::SEEK_SET as libc::c_short,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+/// A pid file, locked until it is dropped, and then removed. The lock is fcntl(2)'s for writing,
+/// as lxcfs's, so that of the two one sees the other, and that nobody has it who may only read.
 ///
 /// Who cannot get the lock leaves the file alone, so that the loser of two starts does not
 /// take away the winner's.
@@ -39,11 +52,10 @@ impl Pidfile {
                 let line = format!("{}: the pid file is not a regular file", path.display());
                 return Err(Error::Refused(line));
             }
-            const ALONE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
-            let locked = rustix::fs::flock(&file, ALONE);
-            match locked.and_then(|()| rustix::fs::fcntl_lock(&file, ALONE)) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK | Errno::ACCESS) => return Err(held(path)),
+            // Of the open file, not of the process: that one would be lost with any close(2).
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&WHOLE_FILE)) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Err(held(path)),
                 Err(error) => return Err(Error::io("lock", path, error)),
             }
             let pidfile = Pidfile { path: path.to_owned(), file };

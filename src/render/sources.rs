@@ -91,7 +91,7 @@ const PRESENT: Origin = of(
      rounded up",
 );
 const OF_PRESENT: Origin = of("the host's, of the present CPUs", SAME);
-const TASKS: Origin = of("the tasks of the cgroup and all below it, at most 5 s old", SAME);
+const TASKS: Origin = of("the tasks of the cgroup and all below it, as last counted", SAME);
 
 pub(super) const MEMINFO: &str = "proc/meminfo";
 pub(super) const VMSTAT: &str = "proc/vmstat";

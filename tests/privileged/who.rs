@@ -171,6 +171,15 @@ fn the_innermost_of_nested_containers() {
     let mut without = plan.start(&served.place);
     assert_eq!(without.total(), limit(1));
     assert_eq!(Plan::entering(&without).start(&served.place).total(), limit(1));
+    // Beside it in its pid namespace, as of a pod that shares one.
+    let beside_group = group.below("beside");
+    beside_group.set("memory.limit_in_bytes", limit(0));
+    let beside = Plan::host()
+        .entering_pid_namespace(&without)
+        .enter(&without, "cgroup", CloneFlags::CLONE_NEWCGROUP)
+        .mount_namespace()
+        .in_group(&beside_group);
+    assert_eq!(beside.start(&served.place).total(), limit(0));
     // One that has a pid namespace, and no cgroup of its own, is the outer container.
     let mut sharing = nested().mount_namespace().in_group(&group).start(&served.place);
     assert_eq!(sharing.total(), limit(2));
@@ -421,14 +430,15 @@ fn both_lookups_of_an_init_agree() {
         let number = proc.namespace(reader.pid, Namespace::Pid).unwrap();
         assert_eq!(init::by_ioctl(&namespace).unwrap().unwrap(), expected);
         assert_eq!(init::by_scan(&proc, number).unwrap(), expected);
-        let found = init::Init::of(&proc, reader.pid, own).unwrap();
+        let found = init::Init::of(&proc, reader.pid).unwrap();
         assert_eq!((found.pid, found.namespace), (expected, number));
         assert!(found.is_alive());
     }
-    let found = init::Init::of(&proc, inner.pid, own).unwrap();
-    let above = found.parent.as_ref().unwrap();
-    assert_eq!(above.pid, outer.pid);
-    assert!(above.parent.is_none());
+    let found = init::Init::of(&proc, inner.pid).unwrap();
+    let (number, above) = found.namespace_around(&proc, own).unwrap().unwrap();
+    let above = init::Init::of_namespace(&proc, above).unwrap();
+    assert_eq!((above.namespace, above.pid), (number, outer.pid));
+    assert!(above.namespace_around(&proc, own).unwrap().is_none());
 
     let namespace = inner.namespace("pid");
     let number = found.namespace;

@@ -96,7 +96,7 @@ def print_inner_totals():
     """In a container: what those of a Docker in it are shown."""
     # As its image does it: a cgroup with processes has no controllers for those below it.
     os.mkdir(f"{CGROUPS}/init")
-    output("sh", "-c", f"for pid in $(cat {CGROUPS}/cgroup.procs); do echo $pid >{CGROUPS}/init/cgroup.procs; done")
+    output("sh", "-c", f"for pid in $(cat {CGROUPS}/cgroup.procs); do echo $pid >{CGROUPS}/init/cgroup.procs; done; true")
     with open(f"{CGROUPS}/cgroup.subtree_control", "w", encoding="ascii") as file:
         file.write("+cpu +cpuset +memory +io +pids")
     with Engine("/inner") as docker:
