@@ -73,14 +73,16 @@ impl Terminal {
     fn until(&self, text: &str) {
         let mut screen = String::new();
         let shows = |screen: &str| {
-            let mut lines = screen.lines().map(|line| line.trim_start_matches("outside> "));
-            lines.any(|line| line.starts_with(text))
+            let starts = |line: &str| line.starts_with(text);
+            screen.lines().any(|line| starts(line) || starts(line.trim_start_matches("outside> ")))
         };
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
         while !shows(&screen) {
             assert!(std::time::Instant::now() < deadline, "no {text:?} on the screen:\n{screen}");
             std::thread::sleep(std::time::Duration::from_millis(20));
-            screen = self.screen();
+            // With its lines as they were written: what was typed, and was too long, has no
+            // second line that begins with anything.
+            screen = self.tmux(&["capture-pane", "-p", "-J"]);
         }
     }
 
