@@ -36,8 +36,9 @@ const MOST_BIRTHS: usize = 8192;
 /// How often at most what has ended is looked for, to be forgotten. A namespace that is held
 /// keeps its cgroups half alive in the kernel.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// How often a process is looked at that is moved while it is looked at.
-const ATTEMPTS: usize = 10;
+/// How often a process is looked at that is moved while it is looked at: on a busy machine the
+/// daemon may lose its CPU in each of the first ten.
+const ATTEMPTS: usize = 100;
 
 /// By hierarchy: a process's cgroup as the daemon spells it; none where the hierarchy serves no
 /// controller.
@@ -218,7 +219,7 @@ impl Resolver {
             });
         }
         let init = self.init(process, pid_namespace)?;
-        let init_speaker = self.init_speaker(&init)?;
+        let init_speaker = self.init_speaker(&init, (process == init.pid).then_some(reader))?;
         let is_same = reader.cgroup_namespace == init_speaker.cgroup_namespace;
         let is_inherited = reader.is_inherited || (is_same && init_speaker.is_inherited);
         let reader = Speaker { is_inherited, ..reader };
@@ -281,9 +282,9 @@ impl Resolver {
         }
     }
 
-    /// As [`Resolver::speaker`] of the init of a pid namespace.
-    fn init_speaker(&self, init: &Init) -> Result<Speaker> {
-        let speaker = self.speaker(init.pid)?;
+    /// As [`Resolver::speaker`] of the init of a pid namespace, where that is not `known`.
+    fn init_speaker(&self, init: &Init, known: Option<Speaker>) -> Result<Speaker> {
+        let speaker = known.map_or_else(|| self.speaker(init.pid), Ok)?;
         let Some((_, around)) = self.init_around(init)? else { return Ok(speaker) };
         let around = self.speaker(around)?;
         let is_inherited = speaker.cgroup_namespace == around.cgroup_namespace;
@@ -531,7 +532,7 @@ impl Resolver {
         let mut around: Arc<Init>;
         let mut current = init;
         while let Some(init) = current {
-            if self.roots(self.init_speaker(init)?)?.identity() == *identity {
+            if self.roots(self.init_speaker(init, None)?)?.identity() == *identity {
                 outermost = Some(init.pid);
             }
             let Some((namespace, pid)) = self.init_around(init)? else { break };
