@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at something that nothing announces.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The directory of a run. Only files and empty directories are ever removed from it: a mount
-/// that is still there must not be descended into.
+/// The directory of a run. Only files and empty directories are ever removed from it, but for our
+/// daemon's runtime directory: a mount that is still there must not be descended into.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
@@ -39,6 +39,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        // What our daemon remembers; nothing is mounted there.
+        let _ = std::fs::remove_dir_all(self.path.join("run"));
         for entry in std::fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let path = entry.path();
             if std::fs::remove_file(&path).is_err() {
