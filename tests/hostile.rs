@@ -17,7 +17,7 @@ use lxcfs_rs::container::Who;
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files::{ProcFile, TABLE, TREES, row_of};
-use lxcfs_rs::procfs::{diskstats, meminfo, process, stat};
+use lxcfs_rs::procfs::{diskstats, meminfo, mountinfo, process, stat};
 use lxcfs_rs::render::render;
 use lxcfs_rs::units::Nsec;
 
@@ -178,7 +178,8 @@ fn parsers() -> Vec<(Parser, &'static [&'static str])> {
         ),
         (
             |text| {
-                ignore(layout::unescape(text));
+                ignore(mountinfo::unescape(text));
+                ignore((mountinfo::parse(text), mountinfo::parse_mount_id(text)));
                 for controllers in [b"cpu io memory", text] {
                     let layout = layout::Layout::parse(text, controllers);
                     ignore((layout.unified_mount(), layout.controller("cpuacct")));

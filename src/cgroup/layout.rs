@@ -5,8 +5,7 @@
 //! the kind as a whole: the question is always "where is controller X".
 
 use super::path::is_at_or_below;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use crate::procfs::mountinfo::{self, Mount};
 use std::path::PathBuf;
 
 /// Which of the two cgroup interfaces a hierarchy speaks.
@@ -78,8 +77,7 @@ impl Layout {
                 .map(str::to_owned)
                 .collect(),
         };
-        for line in mountinfo.split(|&byte| byte == b'\n') {
-            let Some(found) = parse_line(line) else { continue };
+        for found in mountinfo::parse(mountinfo).into_iter().filter_map(hierarchy) {
             let known = layout.hierarchies.iter_mut().find(|known| {
                 known.version == found.version && known.controllers == found.controllers
             });
@@ -127,30 +125,15 @@ impl Layout {
     }
 }
 
-/// One line of mountinfo, if it is a cgroup mount.
-fn parse_line(line: &[u8]) -> Option<Hierarchy> {
-    let separator = line.windows(3).position(|window| window == b" - ")?;
-    let mut fields = line[..separator].split(|&byte| byte == b' ');
-    let mount_root = fields.nth(3)?;
-    let mount_point = fields.next()?;
-    let mut tail = line[separator + 3..].split(|&byte| byte == b' ');
-    let fs_type = tail.next()?;
-    let super_options = tail.nth(1)?;
-    let version = match fs_type {
-        b"cgroup" => Version::V1,
-        b"cgroup2" => Version::V2,
+/// The hierarchy that is mounted, if it is a cgroup mount.
+fn hierarchy(mount: Mount) -> Option<Hierarchy> {
+    let (version, controllers) = match mount.fs_type.as_str() {
+        "cgroup" => (Version::V1, v1_controllers(&mount.super_options)),
+        "cgroup2" => (Version::V2, Vec::new()),
         _ => return None,
     };
-    let controllers = match version {
-        Version::V1 => v1_controllers(std::str::from_utf8(super_options).ok()?),
-        Version::V2 => Vec::new(),
-    };
-    Some(Hierarchy {
-        version,
-        mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
-        mount_root: unescape(mount_root),
-        controllers,
-    })
+    let Mount { mount_point, root, .. } = mount;
+    Some(Hierarchy { version, mount_point, mount_root: root, controllers })
 }
 
 /// The controllers among a v1 mount's super options, which also hold flags.
@@ -164,30 +147,6 @@ fn v1_controllers(options: &str) -> Vec<String> {
         .collect();
     names.sort_unstable();
     names
-}
-
-/// Undoes the octal escapes (`\040` for a blank) that the kernel puts into mountinfo.
-#[must_use]
-pub fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = (byte == b'\\' && after.len() >= 3)
-            .then(|| std::str::from_utf8(&after[..3]).ok())
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -271,12 +230,5 @@ mod tests {
         assert_eq!(hierarchy.relative(b"/docker"), Some(&b""[..]));
         assert_eq!(hierarchy.relative(b"/dockerish"), None);
         assert_eq!(hierarchy.relative(b"/other"), None);
-    }
-
-    #[test]
-    fn octal_escapes() {
-        assert_eq!(unescape(b"/a\\040b\\134"), b"/a b\\");
-        assert_eq!(unescape(b"/a\\04"), b"/a\\04");
-        assert_eq!(unescape(b"\\999"), b"\\999");
     }
 }

@@ -1,9 +1,9 @@
 //! Where the filesystem is mounted: finding a fit directory, mounting, unmounting.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,26 +13,11 @@ use nix::mount::{MntFlags, umount2};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::procfs::mountinfo::{self, Device, Mount};
 use crate::sys::fuse::{Answer, ask_in_child};
 
 /// How long a FUSE daemon may take to answer a stat before it counts as live, but hung.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// One line of /proc/self/mountinfo, proc(5).
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
-    /// `major:minor` of the superblock; every bind mount of it has the same.
-    device: String,
-    mount_point: PathBuf,
-    /// With its subtype: `fuse.lxcfs`.
-    filesystem: String,
-}
-
-impl Mount {
-    fn is_fuse(&self) -> bool {
-        self.filesystem == "fuse" || self.filesystem.starts_with("fuse.")
-    }
-}
 
 /// A directory that is fit to be mounted on, and reserved for that until this is dropped.
 ///
@@ -84,7 +69,7 @@ impl Drop for Claim {
 #[derive(Debug)]
 pub(super) struct Mounted {
     claim: Claim,
-    device: String,
+    device: Device,
 }
 
 impl Mounted {
@@ -157,7 +142,7 @@ fn remove_dead_mounts(path: &Path) -> Result<PathBuf> {
         if !is_dead_fuse(&resolved, &mount)? {
             return Ok(resolved);
         }
-        log::warn!("{}: replacing a dead {} mount", resolved.display(), mount.filesystem);
+        log::warn!("{}: replacing a dead {} mount", resolved.display(), mount.fs_type);
         umount2(&resolved, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
             .map_err(|error| Error::io("unmount the dead filesystem on", &resolved, error))?;
     }
@@ -186,7 +171,7 @@ fn is_dead_fuse(path: &Path, mount: &Mount) -> Result<bool> {
     Err(Error::Refused(format!(
         "{}: in use by a {state} ({}); stop it first or choose another mountpoint",
         path.display(),
-        mount.filesystem,
+        mount.fs_type,
     )))
 }
 
@@ -233,83 +218,18 @@ fn mount_of(path: &Path) -> Result<(PathBuf, Mount)> {
     let resolved = std::fs::read_link(&link).map_err(|error| Error::io("read", &link, error))?;
     let fdinfo = format!("/proc/self/fdinfo/{}", directory.as_raw_fd());
     let text = std::fs::read(&fdinfo).map_err(|error| Error::io("read", &fdinfo, error))?;
-    let id = mount_id(&text)
+    let id = mountinfo::parse_mount_id(&text)
         .ok_or_else(|| Error::malformed(&fdinfo, 0, &text, "a line \"mnt_id: NUMBER\""))?;
-    let mountinfo = "/proc/self/mountinfo";
-    let text = std::fs::read(mountinfo).map_err(|error| Error::io("read", mountinfo, error))?;
-    let mount = text.split(|&byte| byte == b'\n').find_map(|line| parse_mount(line, id));
+    let file = "/proc/self/mountinfo";
+    let text = std::fs::read(file).map_err(|error| Error::io("read", file, error))?;
+    let mount = mountinfo::parse(&text).into_iter().find(|mount| mount.id == id);
     let mount = mount.ok_or_else(|| Error::io("find the mount of", path, Errno::ENOENT))?;
     Ok((resolved, mount))
-}
-
-/// The value of `mnt_id:` in the text of /proc/PID/fdinfo/FD (Linux 3.15), proc_pid_fdinfo(5).
-fn mount_id(fdinfo: &[u8]) -> Option<&str> {
-    let value =
-        fdinfo.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"mnt_id:"))?;
-    std::str::from_utf8(value).ok().map(str::trim)
-}
-
-/// The mount that a line of mountinfo describes, if its mount id is `id`.
-fn parse_mount(line: &[u8], id: &str) -> Option<Mount> {
-    let mut fields = line.split(|&byte| byte == b' ');
-    if fields.next()? != id.as_bytes() {
-        return None;
-    }
-    let device = fields.nth(1)?;
-    let mount_point = fields.nth(1)?;
-    let filesystem = fields.skip_while(|&field| field != b"-").nth(1)?;
-    Some(Mount {
-        device: String::from_utf8_lossy(device).into_owned(),
-        mount_point: PathBuf::from(OsString::from_vec(unescape(mount_point))),
-        filesystem: String::from_utf8_lossy(filesystem).into_owned(),
-    })
-}
-
-/// Undoes the `\040` that the kernel's mangle() makes of blanks, tabs, newlines and backslashes.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let octal = after
-            .get(..3)
-            .filter(|_| *first == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    plain
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_line() {
-        let line = b"52 28 0:45 / /mnt/a\\040b\\134c rw,nosuid,nodev,relatime shared:7 master:1 - fuse.lxcfs lxcfs rw,user_id=0";
-        let mount = parse_mount(line, "52").unwrap();
-        assert_eq!(mount.device, "0:45");
-        assert_eq!(mount.mount_point, Path::new("/mnt/a b\\c"));
-        assert_eq!(mount.filesystem, "fuse.lxcfs");
-        assert!(mount.is_fuse());
-        assert_eq!(parse_mount(line, "5"), None);
-        for end in 0..line.len() {
-            let _ = parse_mount(&line[..end], "52");
-        }
-    }
-
-    #[test]
-    fn a_broken_escape_stays() {
-        assert_eq!(unescape(b"a\\04"), b"a\\04");
-        assert_eq!(unescape(b"\\999\\011"), b"\\999\t");
-        assert_eq!(unescape(b"\\"), b"\\");
-    }
-
-    #[test]
-    fn fdinfo() {
-        assert_eq!(mount_id(b"pos:\t0\nflags:\t012\nmnt_id:\t29\nino:\t1\n"), Some("29"));
-        assert_eq!(mount_id(b"pos:\t0\n"), None);
-    }
 
     #[test]
     fn the_directory_of_this_test_has_a_mount() {

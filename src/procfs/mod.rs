@@ -3,6 +3,7 @@
 
 pub mod diskstats;
 pub mod meminfo;
+pub mod mountinfo;
 pub mod process;
 pub mod stat;
 pub mod sysfs;
@@ -24,7 +25,7 @@ pub struct ProcRoot {
 ///
 /// The kernel reuses these numbers: one is worth remembering only while a descriptor of the
 /// namespace is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NsId(pub u64);
 
 /// The namespaces that tell containers apart.

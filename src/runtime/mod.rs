@@ -26,7 +26,6 @@ pub mod init;
 pub mod kernelfs;
 pub mod limits;
 pub mod masks;
-pub mod mountinfo;
 pub mod mountpoint;
 pub mod mounts;
 pub mod names;

@@ -17,12 +17,12 @@ use rustix::mount::{MountFlags, OpenTreeFlags, mount, open_tree};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::kernelfs::KernelFilesystems;
-use super::mountinfo::{self, Mount};
 use super::mounts::{INERT, READ_ONLY, restrict};
 use super::report::{self, Report};
 use super::{die_with, namespaces};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::procfs::mountinfo::{self, Mount};
 use crate::sys::fuse::{Answer, ask_in_child};
 use crate::sys::process::{self, Child};
 

@@ -15,11 +15,11 @@ use rustix::fs::{AtFlags, CWD, Gid, StatxFlags, Uid, chmodat, chownat, mkdirat, 
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use super::mountinfo;
 use super::mountpoint::{self, Kind};
 use super::mounts::{self, INERT, attach_to, new_filesystem};
 use super::users::Namespace;
 use crate::error::{Error, Result};
+use crate::procfs::mountinfo;
 use crate::sys::mount::set_attributes;
 
 /// What a container writes to where its root is read-only for want of an overlay.
@@ -303,9 +303,8 @@ mod tests {
     fn what_belongs_into_a_copy() {
         let types = ["ext4".to_owned()];
         let part = |place: &str, fs_type: &str| {
-            let mount =
-                mountinfo::Mount { id: 1, mount_point: place.into(), fs_type: fs_type.into() };
-            is_part_of_root(&mount, &types)
+            let line = format!("2 1 8:1 / {place} rw - {fs_type} none rw");
+            is_part_of_root(&mountinfo::parse_line(line.as_bytes()).unwrap(), &types)
         };
         assert!(part("/home", "ext4"));
         assert!(part("/srv", "zfs"));
