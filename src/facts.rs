@@ -4,7 +4,9 @@
 pub use crate::cgroup::stats::{IoCounts, MemoryEvents, MemoryStat};
 pub use crate::cpulist::{CpuSet, Present};
 pub use crate::history::cpu::{CpuTimes, Shown};
+pub use crate::procfs::Text;
 pub use crate::procfs::diskstats::Line as DiskLine;
+pub use crate::procfs::lines;
 pub use crate::procfs::meminfo::{Line as MeminfoLine, parse_line as parse_meminfo_line};
 use crate::units::{Bytes, Nsec};
 
@@ -18,14 +20,14 @@ pub enum Facts {
     /// `/proc/meminfo`.
     Meminfo {
         /// The host's file: its lines and their order.
-        host: Vec<u8>,
+        host: Text,
         /// The container's memory.
         memory: Memory,
     },
     /// `/proc/vmstat`.
     Vmstat {
         /// The host's file: its lines and their order.
-        host: Vec<u8>,
+        host: Text,
         /// The container's memory.
         memory: Memory,
         /// What happened in it.
@@ -38,12 +40,12 @@ pub enum Facts {
     /// `/proc/slabinfo` of a container for which nobody counts.
     SlabinfoHeader {
         /// The host's file: its header.
-        host: Vec<u8>,
+        host: Text,
     },
     /// `/proc/swaps`.
     Swaps {
         /// The host's file: its header.
-        host: Vec<u8>,
+        host: Text,
         /// `SwapTotal` of the same container.
         total: Bytes,
         /// `SwapTotal` − `SwapFree`.
@@ -52,14 +54,14 @@ pub enum Facts {
     /// `/proc/cpuinfo`.
     Cpuinfo {
         /// The host's file.
-        host: Vec<u8>,
+        host: Text,
         /// The container's CPUs.
         present: Present,
     },
     /// `/proc/stat`.
     Stat {
         /// The host's file: the lines that are the host's, and the order.
-        host: Vec<u8>,
+        host: Text,
         /// How many numbers a `cpu` line has.
         columns: usize,
         /// The container's CPU times.

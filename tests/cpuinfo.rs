@@ -19,7 +19,7 @@ fn shown(architecture: &str, cpus: &str) -> String {
 }
 
 fn numbered(architecture: &str, cpus: &str, ids: CpuIds) -> String {
-    let host = captured(architecture).into_bytes();
+    let host = captured(architecture).into_bytes().into();
     let present = Present::new(CpuSet::parse(cpus.as_bytes()).unwrap(), ids);
     String::from_utf8(render(Facts::Cpuinfo { host, present })).unwrap()
 }
@@ -104,7 +104,7 @@ fn s390x_packages_are_counted_in_books_and_drawers() {
     };
     let host = format!("vendor_id       : IBM/S390\n{}{}", block(0, 1), block(1, 2));
     let present = CpuSet::parse(b"0-1").unwrap().into();
-    let text = render(Facts::Cpuinfo { host: host.clone().into_bytes(), present });
+    let text = render(Facts::Cpuinfo { host: host.clone().into_bytes().into(), present });
     let expected = host.replace("siblings        : 2", "siblings        : 1");
     let expected = expected.replace("cpu cores       : 2", "cpu cores       : 1");
     assert_eq!(String::from_utf8(text).unwrap(), expected);

@@ -279,22 +279,44 @@ fn a_cgroup_namespace_begins_where_its_readme_says() {
 }
 
 #[test]
-fn a_container_of_which_any_cgroup_is_gone_has_no_files() {
+fn a_container_whose_cgroup_is_gone_or_elsewhere_has_no_files_made_of_it() {
+    use ProcFile::{CpuOnline, Cpuinfo, Diskstats, Loadavg, Meminfo, Slabinfo, Stat, Swaps};
+    use ProcFile::{Uptime, Vmstat};
+    let all = TABLE.iter().map(|row| row.file).collect();
     let places = [
-        ("hybrid-6.18", "sys/fs/cgroup/cpu/lxcfs-fixture/c1"),
-        ("hybrid-6.18", "sys/fs/cgroup/memory/lxcfs-fixture/c1"),
-        ("unified-6.1", "sys/fs/cgroup/lxcfs-fixture/pod/c1"),
+        (
+            "hybrid-6.18",
+            "sys/fs/cgroup/cpu/lxcfs-fixture/c1",
+            vec![Cpuinfo, CpuOnline, Stat, Uptime],
+        ),
+        ("hybrid-6.18", "sys/fs/cgroup/cpuacct/lxcfs-fixture/c1", vec![Stat, Uptime, Loadavg]),
+        (
+            "hybrid-6.18",
+            "sys/fs/cgroup/memory/lxcfs-fixture/c1",
+            vec![Meminfo, Swaps, Vmstat, Slabinfo],
+        ),
+        ("hybrid-6.18", "sys/fs/cgroup/blkio/lxcfs-fixture/c1", vec![Diskstats, Vmstat]),
+        ("unified-6.1", "sys/fs/cgroup/lxcfs-fixture/pod/c1", all),
     ];
-    for (name, cgroup) in places {
-        let copy = fixtures::Copy::of(name);
-        let fixture = copy.open().unwrap();
-        let who = fixture.reader(fixture.init_of("c1"));
-        // A removed cgroup's directory has no files any more.
-        std::fs::remove_file(copy.root().join(cgroup).join("cgroup.procs")).unwrap();
-        for row in TABLE {
-            let error = fixture.show(row.file, &who).unwrap_err();
-            let is_none = row.path.contains("pressure") && name == "hybrid-6.18";
-            assert!(is_none || error.is_gone(), "{name} {}: {error}", row.path);
+    for (name, cgroup, files) in places {
+        for is_removed in [true, false] {
+            let copy = fixtures::Copy::of(name);
+            let fixture = copy.open().unwrap();
+            let who = fixture.reader(fixture.init_of("c1"));
+            let cgroup = copy.root().join(cgroup);
+            if is_removed {
+                std::fs::remove_dir_all(&cgroup).unwrap();
+            } else if name == "unified-6.1" {
+                // Whose cgroups are never renamed.
+                continue;
+            } else {
+                std::fs::rename(&cgroup, cgroup.with_file_name("other")).unwrap();
+                std::fs::create_dir(&cgroup).unwrap();
+            }
+            for &file in &files {
+                let error = fixture.show(file, &who).unwrap_err();
+                assert!(error.is_gone(), "{name} {file:?}: {error}");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod fixtures;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fixtures::{Fixture, NAMES};
 use lxcfs_rs::facts::{CpuSet, Facts};
@@ -191,14 +192,14 @@ fn host_of(facts: &mut Facts) -> Option<&mut Vec<u8>> {
     match facts {
         Facts::Cpuinfo { host, present } => {
             *present = CpuSet::from_iter(0..64).into();
-            Some(host)
+            Some(Arc::make_mut(host))
         }
+        Facts::NodeMeminfo { host, .. } => Some(host),
         Facts::Meminfo { host, .. }
-        | Facts::NodeMeminfo { host, .. }
         | Facts::Vmstat { host, .. }
         | Facts::SlabinfoHeader { host }
         | Facts::Swaps { host, .. }
-        | Facts::Stat { host, .. } => Some(host),
+        | Facts::Stat { host, .. } => Some(Arc::make_mut(host)),
         Facts::Verbatim(_)
         | Facts::Own(_)
         | Facts::Uptime { .. }
@@ -270,7 +271,7 @@ fn the_hosts_lines_follow_the_host_and_no_others() {
         }
     }
     for architecture in ["arm64", "s390x", "ppc64", "riscv64"] {
-        let host = fs::read(fixtures::root_of("cpuinfo").join(architecture)).unwrap();
+        let host = fs::read(fixtures::root_of("cpuinfo").join(architecture)).unwrap().into();
         let facts = Facts::Cpuinfo { host, present: CpuSet::default().into() };
         checked += check_that_host_lines_follow_the_host("proc/cpuinfo", facts);
     }

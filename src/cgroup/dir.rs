@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct CgroupId {
 pub struct CgroupDir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Those of its files that were read.
+    files: file::Kept,
+    is_hierarchical: OnceLock<bool>,
 }
 
 impl CgroupDir {
@@ -34,7 +38,12 @@ impl CgroupDir {
     /// [`Error::Io`].
     pub fn open_root(path: &Path) -> Result<Self> {
         let fd = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
-        Ok(CgroupDir { fd, path: path.to_owned() })
+        Ok(CgroupDir {
+            fd,
+            path: path.to_owned(),
+            files: file::Kept::default(),
+            is_hierarchical: OnceLock::new(),
+        })
     }
 
     /// Opens the directory `name`, which may have several components, below this one.
@@ -46,7 +55,7 @@ impl CgroupDir {
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         let fd = file::open_directory_at(&self.fd, name)
             .map_err(|error| Error::io("open", &path, error))?;
-        Ok(CgroupDir { fd, path })
+        Ok(CgroupDir { fd, path, files: file::Kept::default(), is_hierarchical: OnceLock::new() })
     }
 
     /// The path it was opened at, for messages and `explain`.
@@ -62,7 +71,7 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Gone`] where the cgroup was removed in mid-read; else [`Error::Io`].
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.answer("read", name, file::read_record_at(&self.fd, name))
+        self.answer("read", name, self.files.read_record_at(&self.fd, name))
     }
 
     /// Reads one of the files that list processes or threads, one id a line, which the kernel
@@ -72,6 +81,24 @@ impl CgroupDir {
     /// As [`CgroupDir::read`].
     pub fn read_list(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.answer("read", name, file::read_at(&self.fd, name))
+    }
+
+    /// Whether the cgroup, which has others below it, binds them too: what `ask` said first. It
+    /// cannot change as long as there are any.
+    ///
+    /// # Errors
+    /// That of `ask`.
+    pub fn is_hierarchical(&self, ask: impl FnOnce(&Self) -> Result<bool>) -> Result<bool> {
+        if let Some(&known) = self.is_hierarchical.get() {
+            return Ok(known);
+        }
+        let found = ask(self)?;
+        Ok(*self.is_hierarchical.get_or_init(|| found))
+    }
+
+    /// Closes the files that were not read since this was last called.
+    pub fn close_unused(&self) {
+        self.files.close_unused();
     }
 
     fn answer<T>(&self, op: &'static str, name: &str, answer: io::Result<T>) -> Result<Option<T>> {

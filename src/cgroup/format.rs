@@ -4,16 +4,23 @@
 //! counts as missing, as the callers document.
 
 use crate::procfs::diskstats::Device;
+use crate::procfs::lines;
 use crate::units::Limit;
 
 /// A single unsigned number, as in `memory.current`.
 #[must_use]
 pub fn parse_number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+    let digits = text.trim_ascii();
+    if digits.is_empty() {
         return None;
     }
-    text.parse().ok()
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 /// A number or `max`, as in `memory.max`.
@@ -27,9 +34,9 @@ pub fn parse_limit(text: &[u8]) -> Option<Limit<u64>> {
 
 /// The lines of a flat-keyed file, `key value`, as in `memory.stat`.
 pub fn flat_keyed(text: &[u8]) -> impl Iterator<Item = (&str, u64)> {
-    text.split(|&byte| byte == b'\n').filter_map(|line| {
-        let (key, value) = std::str::from_utf8(line).ok()?.split_once(' ')?;
-        Some((key, parse_number(value.as_bytes())?))
+    lines(text).filter_map(|line| {
+        let (key, value) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
+        Some((std::str::from_utf8(key).ok()?, parse_number(value)?))
     })
 }
 

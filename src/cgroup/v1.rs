@@ -96,17 +96,26 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
     // All kernel memory of the cgroup; which of it is slab v1 does not tell.
     file.stat.slab_unreclaimable =
         number(domain, "memory.kmem.usage_in_bytes")?.unwrap_or_default();
-    let mut limits =
-        vec![file.memory_limit.map_or(Limit::Max, |value| limit_below(value, host_total))];
+    // Folded by the kernel over the cgroup and all its ancestors, shown or not: where there is
+    // none, no level has one.
+    let folded = file.memory_limit.map(|value| limit_below(value, host_total));
+    let folded_memsw = file.memsw_limit.map(|value| limit_below(value, UNLIMITED));
+    let mut limits = vec![folded.unwrap_or_default()];
     let mut rooms = Vec::new();
-    let mut swap_limits = Vec::new();
+    let mut swap_limits: Vec<_> = folded_memsw.into_iter().collect();
     let mut swap_rooms = Vec::new();
     for (index, dir) in levels.iter().enumerate() {
-        if index > 0 && !is_hierarchical(dir)? {
+        if folded == Some(Limit::Max) && folded_memsw == Some(Limit::Max) {
             break;
         }
-        let limit = number(dir, "memory.limit_in_bytes")?
-            .map_or(Limit::Max, |value| limit_below(value.0, host_total));
+        if index > 0 && !dir.is_hierarchical(is_hierarchical)? {
+            break;
+        }
+        let limit = match folded {
+            Some(Limit::Max) => Limit::Max,
+            _ => number(dir, "memory.limit_in_bytes")?
+                .map_or(Limit::Max, |value| limit_below(value.0, host_total)),
+        };
         limits.push(limit);
         if let Some(limit) = limit.finite() {
             let (usage, stat) = if index == 0 {
@@ -118,6 +127,9 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
             };
             rooms.push(Room { free: limit - usage, reclaimable: stat.reclaimable() });
         }
+        if folded_memsw == Some(Limit::Max) {
+            continue;
+        }
         let Some(memsw) = number(dir, "memory.memsw.limit_in_bytes")? else { continue };
         let memsw_limit = limit_below(memsw.0, UNLIMITED);
         swap_limits.push(memsw_limit);
@@ -126,7 +138,6 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
             swap_rooms.push(limit - usage);
         }
     }
-    swap_limits.extend(file.memsw_limit.map(|value| limit_below(value, UNLIMITED)));
     let swap = (!swap_limits.is_empty()).then(|| Swap {
         limit: SwapLimit::MemoryAndSwap(tighten(swap_limits)),
         used: file.swap,

@@ -7,7 +7,6 @@ use std::str::FromStr;
 
 use crate::cgroup::format::Bandwidth;
 use crate::cgroup::stats::tightest;
-use crate::container::Container;
 use crate::cpulist::{CpuIds, CpuSet, Present};
 use crate::error::{self, Result};
 use crate::facts::{CpuTimes, Facts};
@@ -73,7 +72,7 @@ impl Collector {
         if !cpus.limited {
             return Ok(None);
         }
-        let host = self.kernel.proc.read("cpuinfo")?;
+        let host = self.kernel.proc.shared("cpuinfo")?;
         Ok(Some(Facts::Cpuinfo { host, present: cpus.present }))
     }
 
@@ -89,18 +88,16 @@ impl Collector {
         if scope.is_host && !cpus.limited {
             return Ok(None);
         }
-        let container = scope.container;
-        self.history.of(container).update(|record| {
-            let counters = counters(&self.kernel, container, now)?;
+        self.history.of(scope.container).update(|record| {
+            let counters = counters(&self.kernel, scope, now)?;
             Ok(counters.map(|counters| record.cpu.update(counters, &cpus.present)))
         })
     }
 
     /// The first n of the CPUs that the container may use.
     pub(super) fn cpus(&self, scope: &Scope<'_>) -> Result<Cpus> {
-        let container = scope.container;
         let online = online(&self.kernel)?;
-        let levels = container.levels(&self.kernel, Controller::Cpuset);
+        let levels = scope.levels(&self.kernel, Controller::Cpuset);
         let mut usable = None;
         for dir in levels.dirs {
             usable = levels.version.cpuset(dir)?;
@@ -108,7 +105,7 @@ impl Collector {
                 break;
             }
         }
-        let levels = container.levels(&self.kernel, Controller::Cpu);
+        let levels = scope.levels(&self.kernel, Controller::Cpu);
         let mut bandwidths = Vec::with_capacity(levels.dirs.len());
         for dir in levels.dirs {
             bandwidths.push(levels.version.bandwidth(dir)?);
@@ -121,11 +118,11 @@ impl Collector {
 }
 
 /// The container's counters; none in a hierarchy's root.
-fn counters(kernel: &Kernel, container: &Container, now: Nsec) -> Result<Option<Counters>> {
-    let levels = container.levels(kernel, Controller::Cpuacct);
+fn counters(kernel: &Kernel, scope: &Scope<'_>, now: Nsec) -> Result<Option<Counters>> {
+    let levels = scope.levels(kernel, Controller::Cpuacct);
     let Some(dir) = levels.dirs.first() else { return Ok(None) };
     let Some(usage) = levels.version.cpu_usage(dir)? else { return Ok(None) };
-    let levels = container.levels(kernel, Controller::Cpu);
+    let levels = scope.levels(kernel, Controller::Cpu);
     let throttled = match levels.dirs.first() {
         Some(dir) => levels.version.throttled(dir)?,
         None => Nsec(0),
@@ -146,7 +143,7 @@ fn online(kernel: &Kernel) -> Result<CpuSet> {
         Ok(online) => return Ok(online),
         Err(error) => error,
     };
-    let online = stat::online_cpus(&kernel.proc.read("stat")?);
+    let online = stat::online_cpus(&kernel.proc.shared_record("stat")?);
     if online.is_empty() {
         return Err(error);
     }

@@ -34,7 +34,10 @@ impl Collector {
             return Ok(None);
         }
         let Some(counted) = self.counted(scope)? else { return Ok(None) };
-        let host = self.kernel.proc.read("diskstats")?;
+        if counted.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let host = self.kernel.proc.shared("diskstats")?;
         let disks = diskstats::parse(&host)
             .into_iter()
             .filter_map(|line| {
@@ -47,10 +50,9 @@ impl Collector {
 
     /// What the container's cgroup counts, and ever counted, by device; none where it has none.
     fn counted(&self, scope: &Scope<'_>) -> Result<Option<Io>> {
-        let container = scope.container;
-        let levels = container.levels(&self.kernel, Controller::Blkio);
+        let levels = scope.levels(&self.kernel, Controller::Blkio);
         let Some(dir) = levels.dirs.first() else { return Ok(None) };
-        let counted = self.history.of(container).update(|record| {
+        let counted = self.history.of(scope.container).update(|record| {
             Ok(record.disk.update(&levels.version.io(dir)?.unwrap_or_default()))
         })?;
         Ok(Some(counted))

@@ -1,7 +1,6 @@
 //! The memory of a container: `meminfo`, `swaps`, `vmstat` and `slabinfo`.
 
 use crate::cgroup::stats::{self, HugetlbLevel, SwapLimit, tighten};
-use crate::container::Container;
 use crate::error::Result;
 use crate::facts::{Facts, Memory, MemoryEvents, PageSizes};
 use crate::kernel::{Controller, Kernel};
@@ -35,26 +34,26 @@ impl SwapView {
 
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read_record("meminfo")?;
+        let host = self.kernel.proc.shared_record("meminfo")?;
         let memory = self.memory(scope, &host)?;
         Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read_record("meminfo")?;
+        let host = self.kernel.proc.shared_record("meminfo")?;
         let Some(memory) = self.memory(scope, &host)? else { return Ok(None) };
         let total = memory.swap_total;
         let used = total - memory.swap_free;
-        Ok(Some(Facts::Swaps { host: self.kernel.proc.read("swaps")?, total, used }))
+        Ok(Some(Facts::Swaps { host: self.kernel.proc.shared("swaps")?, total, used }))
     }
 
     pub(super) fn vmstat(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.read_record("meminfo")?;
+        let host = self.kernel.proc.shared_record("meminfo")?;
         let Some((memory, events)) = self.memory_and_events(scope, &host)? else {
             return Ok(None);
         };
         Ok(Some(Facts::Vmstat {
-            host: self.kernel.proc.read("vmstat")?,
+            host: self.kernel.proc.shared("vmstat")?,
             memory,
             events,
             io: self.io(scope)?,
@@ -71,14 +70,14 @@ impl Collector {
         if scope.is_host {
             return Ok(None);
         }
-        let levels = scope.container.levels(&self.kernel, Controller::Memory);
+        let levels = scope.levels(&self.kernel, Controller::Memory);
         if let Some(dir) = levels.dirs.first() {
             let own = levels.version.slabinfo(dir)?.unwrap_or_default();
             if !own.is_empty() {
                 return Ok(Some(Facts::Own(own)));
             }
         }
-        Ok(Some(Facts::SlabinfoHeader { host: self.kernel.proc.read("slabinfo")? }))
+        Ok(Some(Facts::SlabinfoHeader { host: self.kernel.proc.shared("slabinfo")? }))
     }
 
     /// The container's memory; none where the host's is the truth.
@@ -93,7 +92,7 @@ impl Collector {
         host: &[u8],
     ) -> Result<Option<(Memory, MemoryEvents)>> {
         let host = Meminfo::parse(host);
-        let levels = scope.container.levels(&self.kernel, Controller::Memory);
+        let levels = scope.levels(&self.kernel, Controller::Memory);
         let Some(mut domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
             return Ok(None);
         };
@@ -101,7 +100,7 @@ impl Collector {
             return Ok(None);
         }
         self.swap.apply(&mut domain);
-        let huge_pages = huge_pages(&self.kernel, scope.container, &host)?;
+        let huge_pages = huge_pages(&self.kernel, scope, &host)?;
         let overcommit = Overcommit::read(&self.kernel);
         Ok(Some((model(&host, &domain, &huge_pages, overcommit), domain.events)))
     }
@@ -172,7 +171,7 @@ impl Overcommit {
     fn read(kernel: &Kernel) -> Overcommit {
         const DEFAULT_RATIO: u64 = 50;
         let number = |name| {
-            let text = kernel.proc.read_record(name).ok()?;
+            let text = kernel.proc.shared_record(name).ok()?;
             crate::cgroup::format::parse_number(&text)
         };
         Overcommit {
@@ -206,10 +205,14 @@ struct HugePages {
 }
 
 /// For each size: as many as the host has and the limits over the levels allow.
-fn huge_pages(kernel: &Kernel, container: &Container, host: &Meminfo) -> Result<HugePages> {
+fn huge_pages(kernel: &Kernel, scope: &Scope<'_>, host: &Meminfo) -> Result<HugePages> {
     let mut found = HugePages::default();
-    let levels = container.levels(kernel, Controller::Hugetlb);
     for (size, host_pages) in kernel.sys.huge_pages() {
+        // Of none nobody has any, whatever the limit.
+        if host_pages == 0 {
+            continue;
+        }
+        let levels = scope.levels(kernel, Controller::Hugetlb);
         let name = size_name(size);
         let mut per_level = Vec::with_capacity(levels.dirs.len());
         for dir in levels.dirs {

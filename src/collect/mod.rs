@@ -16,16 +16,17 @@ pub mod tree;
 pub use cpu::CpuCount;
 pub use memory::SwapView;
 
+use std::cell::Cell;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::container::{Container, Subject, Who, time};
+use crate::container::{Container, Levels, Subject, Who, time};
 use crate::cpulist::CpuIds;
 use crate::error::Result;
 use crate::facts::Facts;
 use crate::files::ProcFile;
 use crate::history::History;
-use crate::kernel::Kernel;
+use crate::kernel::{Controller, Kernel};
 use crate::procfs::{NsId, stat};
 use crate::units::Nsec;
 
@@ -76,6 +77,37 @@ impl FromStr for UpSince {
 struct Scope<'a> {
     container: &'a Arc<Container>,
     is_host: bool,
+    /// The hierarchies that were asked, a bit for each.
+    asked: Cell<u64>,
+}
+
+impl<'a> Scope<'a> {
+    /// None where nothing is known of the reader.
+    fn of(who: &'a Who) -> Option<Scope<'a>> {
+        let (container, is_host) = match &who.subject {
+            Subject::Unknown => return None,
+            Subject::Host(container) => (container, true),
+            Subject::Container(container) => (container, false),
+        };
+        Some(Scope { container, is_host, asked: Cell::new(0) })
+    }
+
+    /// As [`Container::levels`]; [`Scope::check`] then is about their hierarchy too.
+    fn levels(&self, kernel: &Kernel, controller: Controller) -> Levels<'a> {
+        if let Some(hierarchy) = kernel.hierarchy_of(controller) {
+            self.asked.set(self.asked.get() | 1 << hierarchy);
+        }
+        self.container.levels(kernel, controller)
+    }
+
+    /// Fails unless the container's cgroups, in every hierarchy that was asked, are what they
+    /// were when the reader was found to be in them. Only now: a cgroup that is removed between
+    /// two of its files would have no limit.
+    fn check(&self, kernel: &Kernel) -> Result<()> {
+        (0..kernel.hierarchies.len())
+            .filter(|hierarchy| self.asked.get() & 1 << hierarchy != 0)
+            .try_for_each(|hierarchy| self.container.check_is_there(kernel, hierarchy))
+    }
 }
 
 impl Collector {
@@ -93,12 +125,7 @@ impl Collector {
     /// [`crate::error::Error::Gone`] where the reader's cgroup has been removed;
     /// [`crate::error::Error::Io`] where the host's own file can't be read.
     pub fn collect(&self, file: ProcFile, who: &Who, now: Nsec) -> Result<Facts> {
-        let (container, is_host) = match &who.subject {
-            Subject::Unknown => return self.verbatim(file),
-            Subject::Host(container) => (container, true),
-            Subject::Container(container) => (container, false),
-        };
-        let scope = Scope { container, is_host };
+        let Some(scope) = Scope::of(who) else { return self.verbatim(file) };
         let facts = match file {
             ProcFile::Meminfo => self.meminfo(&scope)?,
             ProcFile::Swaps => self.swaps(&scope)?,
@@ -114,8 +141,7 @@ impl Collector {
                 self.pressure(&scope, file)?
             }
         };
-        // Only now: a cgroup that is removed between two of its files would have no limit.
-        container.check_exists()?;
+        scope.check(&self.kernel)?;
         match facts {
             Some(facts) => Ok(facts),
             None => self.verbatim(file),
@@ -145,7 +171,7 @@ impl Collector {
 
     fn stat(&self, scope: &Scope<'_>, reader: Option<u32>, now: Nsec) -> Result<Option<Facts>> {
         let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
-        let host = self.kernel.proc.read_record("stat")?;
+        let host = self.kernel.proc.shared_record("stat")?;
         let tasks = self.sampler.watch(&self.history, scope.container, now)?.tasks;
         let offset = self.boottime_offset(scope, reader)?.unwrap_or(0);
         let boot_time = stat::boot_time(&host).map(|host| earlier_by(host, offset));
@@ -168,9 +194,10 @@ impl Collector {
     }
 
     fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {
-        if scope.is_host || tasks::task_levels(&self.kernel, scope.container).is_none() {
-            return Ok(None);
-        }
+        let controller = tasks::task_controller(&self.kernel, scope.container);
+        let Some(controller) = controller.filter(|_| !scope.is_host) else { return Ok(None) };
+        // What is asked is asked between readings; but it must still be this container's.
+        scope.levels(&self.kernel, controller);
         let sample = self.sampler.watch(&self.history, scope.container, now)?;
         Ok(Some(Facts::Loadavg { averages: sample.load.hundredths(), tasks: sample.tasks }))
     }

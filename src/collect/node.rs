@@ -21,7 +21,7 @@ impl Collector {
     /// of the host.
     pub(super) fn nodes(&self, scope: &Scope<'_>) -> Result<Option<CpuSet>> {
         let Some(online) = self.node_list("online") else { return Ok(None) };
-        let levels = scope.container.levels(&self.kernel, Controller::Cpuset);
+        let levels = scope.levels(&self.kernel, Controller::Cpuset);
         let mut usable = None;
         for dir in levels.dirs {
             usable = levels.version.mems(dir)?;
@@ -70,7 +70,7 @@ impl Collector {
                 return Ok(Facts::Distances { host, kept: kept.collect() });
             }
             ([node, name @ ("meminfo" | "vmstat" | "numastat")], nodes, _) => {
-                let machine = self.kernel.proc.read_record("meminfo")?;
+                let machine = self.kernel.proc.shared_record("meminfo")?;
                 let Some(memory) = self.memory(scope, &machine)? else {
                     return Ok(Facts::Verbatim(host));
                 };
@@ -81,6 +81,7 @@ impl Collector {
                 // No cgroup counts events for each node in a way that outlasts a change of nodes.
                 let events = MemoryEvents::default();
                 let io = Some(IoCounts::default());
+                let host = host.into();
                 return Ok(Facts::Vmstat { host, memory, events, io, pages: self.page_sizes() });
             }
             _ => {}

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::cgroup::dir::CgroupDir;
-use crate::container::{Container, Identity, Subject, Who};
+use crate::container::{Identity, Who};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files::ProcFile;
@@ -59,7 +59,7 @@ impl Collector {
     /// its counters like any other cause.
     pub(super) fn pressure(&self, scope: &Scope<'_>, file: ProcFile) -> Result<Option<Facts>> {
         let Some(file) = Pressure::of(file).filter(|_| !scope.is_host) else { return Ok(None) };
-        let dir = self.own_pressure(scope.container).ok_or_else(none)?;
+        let dir = self.own_pressure(scope).ok_or_else(none)?;
         match dir.read(file.cgroup)? {
             Some(text) => Ok(Some(Facts::Own(text))),
             // A cgroup that is removed has no files either.
@@ -88,25 +88,22 @@ impl Collector {
         who: &Who,
         text: &[u8],
     ) -> Result<(Identity, OwnedFd)> {
-        let (container, is_host) = match &who.subject {
-            Subject::Unknown => return Err(none()),
-            Subject::Host(container) => (container, true),
-            Subject::Container(container) => (container, false),
-        };
-        let open = || self.open_trigger(file, container, is_host);
+        let scope = Scope::of(who).ok_or_else(none)?;
+        let dir = self.own_pressure(&scope);
+        let open = || self.open_trigger(file, dir, scope.is_host);
         // The kernel goes by the capabilities of whoever opened the file.
         let trigger = if self.may_watch_closely(who)? { open()? } else { self.unprivileged(open)? };
         rustix::io::write(&trigger, text).map_err(|errno| Error::passed(errno.raw_os_error()))?;
-        container.check_exists()?;
-        Ok((container.identity(), trigger))
+        scope.check(&self.kernel)?;
+        Ok((scope.container.identity().clone(), trigger))
     }
 
     /// The cgroup that counts the pressure of this container alone. Beside v1 controllers an
     /// engine may leave all of its containers in one cgroup of the unified hierarchy, its own: so
     /// there it must be at or below the container's in a hierarchy that the engine does manage.
-    fn own_pressure<'a>(&self, container: &'a Container) -> Option<&'a CgroupDir> {
-        let kernel = &self.kernel;
-        let dir = *container.levels(kernel, Controller::Psi).dirs.first().as_ref()?;
+    fn own_pressure<'a>(&self, scope: &Scope<'a>) -> Option<&'a CgroupDir> {
+        let (kernel, container) = (&self.kernel, scope.container);
+        let dir = scope.levels(kernel, Controller::Psi).dirs.first()?;
         let path = container.path(kernel, Controller::Psi)?;
         let is_own = |controller| {
             kernel.hierarchy_of(controller) == kernel.hierarchy_of(Controller::Psi)
@@ -120,13 +117,13 @@ impl Collector {
     fn open_trigger(
         &self,
         file: Pressure,
-        container: &Container,
+        own: Option<&CgroupDir>,
         is_host: bool,
     ) -> Result<OwnedFd> {
         if is_host {
             return self.kernel.proc.open_to_write(file.host);
         }
-        let dir = self.own_pressure(container).ok_or_else(none)?;
+        let dir = own.ok_or_else(none)?;
         dir.open_to_write(file.cgroup)?.ok_or_else(none)
     }
 

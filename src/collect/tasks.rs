@@ -150,15 +150,18 @@ impl Count {
     }
 }
 
-/// The levels of a hierarchy in which the container has a cgroup of its own, which lists its
-/// tasks; where it can be, of one that also tells what they used. None where it has one in no
-/// hierarchy.
+/// That of a hierarchy in which the container has a cgroup of its own, which lists its tasks;
+/// where it can be, of one that also tells what they used. None where it has one in no hierarchy.
 #[must_use]
-pub fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Levels<'a>> {
+pub fn task_controller(kernel: &Kernel, container: &Container) -> Option<Controller> {
     const ORDER: [Controller; 4] =
         [Controller::Cpuacct, Controller::Cpu, Controller::Memory, Controller::Cpuset];
-    let mut levels = ORDER.iter().map(|controller| container.levels(kernel, *controller));
-    levels.find(|levels| !levels.dirs.is_empty())
+    let has_own = |controller: &Controller| !container.levels(kernel, *controller).dirs.is_empty();
+    ORDER.into_iter().find(has_own)
+}
+
+fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Levels<'a>> {
+    task_controller(kernel, container).map(|controller| container.levels(kernel, controller))
 }
 
 /// The threads, ascending, of a whole subtree and what the kernel says that they are doing; none

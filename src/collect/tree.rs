@@ -1,7 +1,7 @@
 //! The directories of /sys that are served as a whole: which part of one a reader's machine
 //! has, and what its files say.
 
-use crate::container::{Subject, Who};
+use crate::container::Who;
 use crate::cpulist::{CpuIds, CpuSet, Present};
 use crate::error::{self, Error, Result};
 use crate::facts::Facts;
@@ -105,9 +105,9 @@ impl Collector {
     /// [`Error::Gone`] where the reader's cgroup has been removed; [`Error::Io`] where the
     /// host's CPUs cannot be told.
     pub fn part(&self, tree: SysTree, who: &Who) -> Result<Part> {
-        let Some(scope) = scope(who) else { return Ok(Part::whole(tree)) };
+        let Some(scope) = Scope::of(who) else { return Ok(Part::whole(tree)) };
         let part = self.part_of(tree, &scope)?;
-        scope.container.check_exists()?;
+        scope.check(&self.kernel)?;
         Ok(part)
     }
 
@@ -129,10 +129,10 @@ impl Collector {
     /// for one of a member that the reader does not have.
     pub fn tree_file(&self, tree: &Tree, path: &str, who: &Who) -> Result<Facts> {
         let host = || self.kernel.sys.read_public(&tree.below_sys(path));
-        let Some(scope) = scope(who) else { return host().map(Facts::Verbatim) };
+        let Some(scope) = Scope::of(who) else { return host().map(Facts::Verbatim) };
         let part = self.part_of(tree.tree, &scope)?;
         if !part.has(tree, path) {
-            scope.container.check_exists()?;
+            scope.check(&self.kernel)?;
             return Err(Error::passed(libc::ENODEV));
         }
         let text = host()?;
@@ -141,7 +141,7 @@ impl Collector {
             SysTree::Cpu => self.cpu_file(&names, text, part.cpus)?,
             SysTree::Node => self.node_file(&names, text, &part, &scope)?,
         };
-        scope.container.check_exists()?;
+        scope.check(&self.kernel)?;
         Ok(facts)
     }
 
@@ -189,15 +189,6 @@ impl Collector {
             let text = self.kernel.sys.read_public(&threads).unwrap_or_default();
             CpuSet::parse(&text).is_some_and(|threads| present.among(&threads).len() > 1)
         })
-    }
-}
-
-/// None where nothing is known of the reader.
-fn scope(who: &Who) -> Option<Scope<'_>> {
-    match &who.subject {
-        Subject::Unknown => None,
-        Subject::Host(container) => Some(Scope { container, is_host: true }),
-        Subject::Container(container) => Some(Scope { container, is_host: false }),
     }
 }
 

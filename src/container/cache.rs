@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
 use super::held::{Held, Holds};
 use super::init::Init;
+use super::known::{Known, Seen};
 use super::thread::{self, Thread, to_pid};
 use super::{Container, Identity, Root, Roots, Subject, Who, id_at};
 use crate::cgroup::dir::nothing_if_gone;
@@ -31,6 +32,11 @@ use crate::units::Nsec;
 const MOST_FOR_CONTAINERS: usize = 16_384;
 /// How many the remembered namespaces of one kind hold at most: two each.
 const MOST_FOR_NAMESPACES: usize = 2_048;
+/// How many the remembered readers hold at most: three to six each.
+const MOST_FOR_READERS: usize = 4_096;
+/// How many numbers of threads are remembered that have read once: who reads again is worth being
+/// remembered himself.
+const MOST_NUMBERS: usize = 1_024;
 /// How many births are remembered: more than containers, since a birth must never change.
 const MOST_BIRTHS: usize = 8192;
 /// How often at most what has ended is looked for, to be forgotten. A namespace that is held
@@ -52,6 +58,10 @@ pub struct Resolver {
     /// Whether the kernel lacks PIDFD_GET_INFO, so that thread groups are read from /proc.
     without_pidfd_info: AtomicBool,
     unknown: AtomicU64,
+    /// By the numbers of their threads.
+    readers: Held<u32, Known>,
+    /// The numbers of threads that have read.
+    numbers: Mutex<LruCache<u32, ()>>,
     inits: Held<NsId, Init>,
     boundaries: Held<NsId, Boundary>,
     containers: Held<Identity, Container>,
@@ -118,16 +128,18 @@ impl Resolver {
             time: kernel.proc.namespace("self", Namespace::Time).ok(),
         };
         let files = descriptors::limit();
-        let births = NonZeroUsize::new(MOST_BIRTHS).unwrap_or(NonZeroUsize::MIN);
+        let most = |most| NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         Ok(Resolver {
             kernel,
             own,
             without_pidfd_info: AtomicBool::new(false),
             unknown: AtomicU64::new(0),
+            readers: Held::at_most((files / 16).min(MOST_FOR_READERS)),
+            numbers: Mutex::new(LruCache::new(most(MOST_NUMBERS))),
             inits: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             containers: Held::at_most((files / 4).min(MOST_FOR_CONTAINERS)),
-            births: Mutex::new(LruCache::new(births)),
+            births: Mutex::new(LruCache::new(most(MOST_BIRTHS))),
             ended: Mutex::new(Vec::new()),
             swept: Mutex::new(Instant::now()),
         })
@@ -175,19 +187,24 @@ impl Resolver {
         }
     }
 
-    /// Drops what is remembered of a container whose cgroup turned out to be gone, so that the
-    /// next [`Resolver::resolve`] looks afresh.
+    /// Drops what is remembered of a container one of whose cgroups turned out to be gone, or to
+    /// be elsewhere, so that the next [`Resolver::resolve`] looks afresh.
     pub fn forget(&self, container: &Container) {
-        let identity = container.identity();
-        self.containers.forget(&identity);
-        self.ended.lock().push(identity);
+        self.containers.forget(container.identity());
+        if container.check_exists().is_err() {
+            self.ended.lock().push(container.identity().clone());
+        }
     }
 
     fn find(&self, tid: u32) -> Result<Who> {
         self.sweep();
+        if let Some(who) = self.recall(tid) {
+            return Ok(who);
+        }
         let thread = self.thread(tid)?;
         for _ in 0..ATTEMPTS {
-            let found = self.find_process(thread.group);
+            let mut seen = Seen::default();
+            let found = self.find_process(thread.group, &mut seen);
             // All was asked by number. A reader that waits for our answer keeps its own and
             // those of its inits; one that does not, as in asynchronous I/O, may have ended.
             if !thread.is_alive() {
@@ -196,22 +213,50 @@ impl Resolver {
             match found {
                 // Of one that is alive only a cgroup can be gone that it was in: it was moved.
                 Err(error) if error.is_gone() => {}
-                found => return found,
+                Err(error) => return Err(error),
+                Ok(who) => {
+                    self.remember(tid, thread, &who, seen);
+                    return Ok(who);
+                }
             }
         }
         Err(moved(thread.group))
     }
 
-    fn find_process(&self, process: u32) -> Result<Who> {
-        let reader = self.speaker(process)?;
-        let subject = self.subject(process, reader)?;
+    /// The last answer about a thread, if it would be the same now.
+    fn recall(&self, tid: u32) -> Option<Who> {
+        let known = self.readers.get(&tid)?;
+        // It is another one by now where the first turned out to be gone, or elsewhere.
+        let container = self.containers.get(known.identity());
+        let who = container.and_then(|container| known.who(container));
+        let who = who.filter(|_| known.is_unchanged());
+        if who.is_none() {
+            self.readers.forget(&tid);
+        }
+        who
+    }
+
+    /// Keeps the answer about a thread that has read before.
+    fn remember(&self, tid: u32, thread: Thread, who: &Who, seen: Seen) {
+        if self.numbers.lock().put(tid, ()).is_none() {
+            return;
+        }
+        // Whoever cannot be remembered is found out about again.
+        if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen) {
+            self.readers.put(tid, Arc::new(known));
+        }
+    }
+
+    fn find_process(&self, process: u32, seen: &mut Seen) -> Result<Who> {
+        let reader = self.speaker(process, seen)?;
+        let subject = self.subject(process, reader, seen)?;
         Ok(Who { reader: Some(reader.tid), subject })
     }
 
-    fn subject(&self, process: u32, reader: Speaker) -> Result<Subject> {
+    fn subject(&self, process: u32, reader: Speaker, seen: &mut Seen) -> Result<Subject> {
         let pid_namespace = self.kernel.proc.namespace(process, Namespace::Pid)?;
         if pid_namespace == self.own.pid {
-            let container = self.container_of(reader, None)?;
+            let container = self.container_of(reader, None, seen)?;
             return Ok(if reader.cgroup_namespace == self.own.cgroup {
                 Subject::Host(container)
             } else {
@@ -219,17 +264,19 @@ impl Resolver {
             });
         }
         let init = self.init(process, pid_namespace)?;
-        let init_speaker = self.init_speaker(&init, (process == init.pid).then_some(reader))?;
+        let init_speaker =
+            self.init_speaker(&init, (process == init.pid).then_some(reader), seen)?;
         let is_same = reader.cgroup_namespace == init_speaker.cgroup_namespace;
         let is_inherited = reader.is_inherited || (is_same && init_speaker.is_inherited);
         let reader = Speaker { is_inherited, ..reader };
-        let bounded = if self.sees_as_init(reader, init_speaker)? { init_speaker } else { reader };
-        Ok(Subject::Container(self.container_of(bounded, Some(&init))?))
+        let bounded =
+            if self.sees_as_init(reader, init_speaker, seen)? { init_speaker } else { reader };
+        Ok(Subject::Container(self.container_of(bounded, Some(&init), seen)?))
     }
 
     /// Whether a reader is in the container of its pid namespace's init, and not in one of its
     /// own that merely shares the pid namespace.
-    fn sees_as_init(&self, reader: Speaker, init: Speaker) -> Result<bool> {
+    fn sees_as_init(&self, reader: Speaker, init: Speaker, seen: &mut Seen) -> Result<bool> {
         if reader.tid == init.tid {
             return Ok(true);
         }
@@ -238,14 +285,18 @@ impl Resolver {
         {
             return Ok(false);
         }
-        let proc = &self.kernel.proc;
-        if proc.namespace(reader.tid, Namespace::Mount)?
-            == proc.namespace(init.tid, Namespace::Mount)?
-        {
+        let mut mounts = |tid| {
+            let found = self.kernel.proc.namespace(tid, Namespace::Mount)?;
+            seen.namespace(tid, Namespace::Mount, found);
+            Result::Ok(found)
+        };
+        if mounts(reader.tid)? == mounts(init.tid)? {
             return Ok(true);
         }
-        let roots = self.roots(init)?;
-        let paths = self.paths(&self.memberships(reader.tid)?);
+        let roots = self.roots(init, seen)?;
+        let listing = self.listing(reader.tid)?;
+        let paths = self.paths(&self.parse_listing(reader.tid, &listing)?);
+        seen.listing(reader.tid, listing);
         Ok(paths.iter().zip(&roots.0).all(|(path, root)| match (path, root) {
             (Some(path), Some(root)) => is_at_or_below(path, &root.path),
             (None, Some(_)) => false,
@@ -267,9 +318,12 @@ impl Resolver {
     /// Whom to ask about a process: its leader; or where that has ended and other threads go
     /// on (pthread_exit(3) in `main`), and the kernel no longer tells its namespaces and calls
     /// its v1 cgroups `/`, one of those.
-    fn speaker(&self, process: u32) -> Result<Speaker> {
-        let speaker = |tid| {
+    fn speaker(&self, process: u32, seen: &mut Seen) -> Result<Speaker> {
+        let mut speaker = |tid| {
             let cgroup_namespace = self.cgroup_namespace(tid)?;
+            if let Some(found) = cgroup_namespace {
+                seen.namespace(tid, Namespace::Cgroup, found);
+            }
             let is_inherited = cgroup_namespace == self.own.cgroup;
             Ok(Speaker { tid, cgroup_namespace, is_inherited })
         };
@@ -283,10 +337,18 @@ impl Resolver {
     }
 
     /// As [`Resolver::speaker`] of the init of a pid namespace, where that is not `known`.
-    fn init_speaker(&self, init: &Init, known: Option<Speaker>) -> Result<Speaker> {
-        let speaker = known.map_or_else(|| self.speaker(init.pid), Ok)?;
+    fn init_speaker(
+        &self,
+        init: &Init,
+        known: Option<Speaker>,
+        seen: &mut Seen,
+    ) -> Result<Speaker> {
+        let speaker = match known {
+            Some(known) => known,
+            None => self.speaker(init.pid, seen)?,
+        };
         let Some((_, around)) = self.init_around(init)? else { return Ok(speaker) };
-        let around = self.speaker(around)?;
+        let around = self.speaker(around, seen)?;
         let is_inherited = speaker.cgroup_namespace == around.cgroup_namespace;
         Ok(Speaker { is_inherited: speaker.is_inherited || is_inherited, ..speaker })
     }
@@ -348,17 +410,29 @@ impl Resolver {
         if swept.elapsed() < SWEEP_EVERY {
             return;
         }
+        self.readers.forget_where(|known| !known.is_unchanged());
         self.inits.forget_where(|init| !init.is_alive());
         self.boundaries
             .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));
-        let ended = self.containers.forget_where(|known| known.check_exists().is_err());
+        let ended = self.containers.forget_where(|known| {
+            known.close_unused();
+            known.check_exists().is_err()
+        });
         self.ended.lock().extend(ended);
         *swept = Instant::now();
     }
 
     fn memberships(&self, pid: u32) -> Result<Vec<Membership>> {
-        let name = format!("{pid}/cgroup");
-        parse_memberships(&self.kernel.proc.read_record(&name)?, &self.kernel.proc.path(&name))
+        self.parse_listing(pid, &self.listing(pid)?)
+    }
+
+    /// `/proc/PID/cgroup`.
+    fn listing(&self, pid: u32) -> Result<Vec<u8>> {
+        self.kernel.proc.read_record(&format!("{pid}/cgroup"))
+    }
+
+    fn parse_listing(&self, pid: u32, listing: &[u8]) -> Result<Vec<Membership>> {
+        parse_memberships(listing, &self.kernel.proc.path(&format!("{pid}/cgroup")))
     }
 
     /// The paths of the hierarchies that serve a controller.
@@ -367,7 +441,7 @@ impl Resolver {
     }
 
     /// The cgroups that bound a process.
-    fn roots(&self, speaker: Speaker) -> Result<Roots> {
+    fn roots(&self, speaker: Speaker, seen: &mut Seen) -> Result<Roots> {
         let Speaker { tid, cgroup_namespace, is_inherited } = speaker;
         let name = format!("{tid}/cgroup");
         let proc = &self.kernel.proc;
@@ -389,6 +463,7 @@ impl Resolver {
             // its namespace are not found by its paths.
             let is_settled = roots.is_ok() && boundary.is_some_and(|known| known.is_everywhere());
             if is_settled || read()? == before {
+                seen.listing(tid, before);
                 return roots;
             }
         }
@@ -507,8 +582,13 @@ impl Resolver {
 
     /// The container whose boundary is that of a process; `init` is that of the reader's pid
     /// namespace.
-    fn container_of(&self, speaker: Speaker, init: Option<&Init>) -> Result<Arc<Container>> {
-        let roots = self.roots(speaker)?;
+    fn container_of(
+        &self,
+        speaker: Speaker,
+        init: Option<&Init>,
+        seen: &mut Seen,
+    ) -> Result<Arc<Container>> {
+        let roots = self.roots(speaker, seen)?;
         let identity = roots.identity();
         if let Some(container) = self.containers.get(&identity) {
             return Ok(container);
@@ -531,8 +611,11 @@ impl Resolver {
         let mut outermost = None;
         let mut around: Arc<Init>;
         let mut current = init;
+        // What a container was found by when it was new does not change it.
+        let seen = &mut Seen::default();
         while let Some(init) = current {
-            if self.roots(self.init_speaker(init, None)?)?.identity() == *identity {
+            let speaker = self.init_speaker(init, None, seen)?;
+            if self.roots(speaker, seen)?.identity() == *identity {
                 outermost = Some(init.pid);
             }
             let Some((namespace, pid)) = self.init_around(init)? else { break };

@@ -4,6 +4,7 @@ pub mod boundary;
 mod cache;
 mod held;
 pub mod init;
+mod known;
 pub mod thread;
 pub mod time;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::dir::{CgroupDir, CgroupId};
+use crate::cgroup::dir::{CgroupDir, CgroupId, nothing_if_gone};
 use crate::cgroup::layout::Version;
 use crate::cgroup::path::Membership;
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ struct Root {
 /// What tells one container from any other since the machine booted: its cgroups, by
 /// hierarchy; none where a hierarchy serves no controller or does not show the cgroup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity(Box<[Option<CgroupId>]>);
+pub struct Identity(Arc<[Option<CgroupId>]>);
 
 /// The cgroups that bound a container, by hierarchy: where they were when it was first seen,
 /// and which they are. By this a later daemon knows it again.
@@ -101,6 +102,7 @@ impl Roots {
 #[derive(Debug)]
 pub struct Container {
     roots: Roots,
+    identity: Identity,
     /// By hierarchy: the cgroup and its ancestors without the hierarchy's root.
     levels: Vec<Vec<CgroupDir>>,
     /// CLOCK_BOOTTIME when the container began.
@@ -161,14 +163,16 @@ impl Container {
             }
             levels.push(dirs);
         }
-        Ok(Container { roots, levels, birth: Nsec(0), pid_level: 0 })
+        let identity = roots.identity();
+        Ok(Container { roots, identity, levels, birth: Nsec(0), pid_level: 0 })
     }
 
     /// The container's cgroup and its ancestors, nearest first, in the hierarchy that has
     /// `controller`; empty where that is the hierarchy's root, or the host lacks the controller.
     ///
     /// The files of a cgroup that is removed are absent, which else means "no limit": so what
-    /// was read here counts only if [`Container::check_exists`] is content afterwards.
+    /// was read here counts only if [`Container::check_is_there`], or [`Container::check_exists`],
+    /// is content afterwards.
     #[must_use]
     pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Levels<'_> {
         match kernel.hierarchy_of(controller) {
@@ -188,6 +192,30 @@ impl Container {
         self.levels.iter().filter_map(|dirs| dirs.first()).try_for_each(CgroupDir::check_exists)
     }
 
+    /// Fails unless its cgroup in one hierarchy is still where it was, so that a process that is
+    /// still at the same path is still in it. Only v1 renames cgroups.
+    ///
+    /// # Errors
+    /// [`Error::Gone`].
+    pub fn check_is_there(&self, kernel: &Kernel, hierarchy: usize) -> Result<()> {
+        let Some(dir) = self.levels[hierarchy].first() else { return Ok(()) };
+        let root = self.roots.0[hierarchy].as_ref();
+        let Some(root) = root.filter(|_| kernel.hierarchies[hierarchy].version == Version::V1)
+        else {
+            return dir.check_exists();
+        };
+        let found = id_at(kernel, hierarchy, &root.path).or_else(nothing_if_gone)?;
+        if found == Some(root.id) {
+            return Ok(());
+        }
+        Err(Error::Gone { what: format!("cgroup {}", dir.path().display()) })
+    }
+
+    /// Closes what has not been read of it since this was last called.
+    pub(super) fn close_unused(&self) {
+        self.levels.iter().flatten().for_each(CgroupDir::close_unused);
+    }
+
     /// How many descriptors it holds.
     #[must_use]
     pub fn descriptors(&self) -> usize {
@@ -196,8 +224,8 @@ impl Container {
 
     /// Which container it is.
     #[must_use]
-    pub fn identity(&self) -> Identity {
-        self.roots.identity()
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The cgroups that it was opened from.

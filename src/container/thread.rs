@@ -19,6 +19,12 @@ pub struct Thread {
 }
 
 impl Thread {
+    /// Whether a later thread of its number is known not to be it.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.pidfd.is_some()
+    }
+
     /// Whether neither it nor its group had ended. True where the kernel has no pidfds: a
     /// thread that waits for our answer cannot end, and only one that does not wait may.
     #[must_use]

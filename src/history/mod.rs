@@ -130,9 +130,8 @@ impl History {
 
     /// The record of a container, made on first use.
     pub fn of(&self, container: &Container) -> Arc<Remembered> {
-        let identity = container.identity();
         let mut containers = self.containers.lock();
-        if let Some(known) = containers.get(&identity) {
+        if let Some(known) = containers.get(container.identity()) {
             return Arc::clone(known);
         }
         let record = Record {
@@ -247,7 +246,7 @@ mod tests {
         let history = host.history();
         let mut births = history.births();
         births.sort_unstable_by_key(|(_, birth)| *birth);
-        assert_eq!(births, [(a.identity(), Nsec(11)), (b.identity(), Nsec(12))]);
+        assert_eq!(births, [(a.identity().clone(), Nsec(11)), (b.identity().clone(), Nsec(12))]);
         assert_eq!(sample(&history, &a, 0, 101), 300);
         // One that is new to the store would begin with its count.
         assert_eq!(sample(&History::in_memory(), &a, 0, 101), 0);
@@ -263,7 +262,7 @@ mod tests {
         }
         assert_eq!(host.files(), 3);
         let kept = history.of(&a);
-        history.forget(&[a.identity(), a.identity()]);
+        history.forget(&[a.identity().clone(), a.identity().clone()]);
         assert_eq!(host.files(), 2);
         // Who still has it in hand brings nothing back.
         kept.sample_load(1, Nsec(200));
@@ -272,7 +271,7 @@ mod tests {
         std::fs::remove_dir_all(host.0.path().join("sys/fs/cgroup/b")).unwrap();
         let history = host.history();
         assert_eq!(host.files(), 1);
-        assert_eq!(history.births(), [(c.identity(), Nsec(1))]);
+        assert_eq!(history.births(), [(c.identity().clone(), Nsec(1))]);
     }
 
     #[test]

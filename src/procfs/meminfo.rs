@@ -2,6 +2,8 @@
 
 use crate::units::Bytes;
 
+use super::lines;
+
 /// One line: its label without the colon, and its number; the unit is kB where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
@@ -17,14 +19,12 @@ pub struct Line<'a> {
 #[must_use]
 pub fn parse_line(line: &str) -> Option<Line<'_>> {
     let (label, rest) = line.split_once(':')?;
-    let mut words = rest.split_ascii_whitespace();
-    let value = words.next()?.parse().ok()?;
-    let kib = match words.next() {
-        None => false,
-        Some("kB") => true,
-        Some(_) => return None,
+    let rest = rest.trim_ascii();
+    let (number, kib) = match rest.strip_suffix(" kB") {
+        Some(number) => (number.trim_ascii_end(), true),
+        None => (rest, false),
     };
-    (words.next().is_none() && !label.is_empty()).then_some(Line { label, value, kib })
+    (!label.is_empty()).then_some(Line { label, value: number.parse().ok()?, kib })
 }
 
 /// What the host's meminfo says of the machine; a missing line is 0.
@@ -46,8 +46,12 @@ impl Meminfo {
     /// Picks the lines it needs; all others, and malformed ones, are passed over.
     #[must_use]
     pub fn parse(text: &[u8]) -> Meminfo {
+        const NEEDED: [&[u8]; 3] = [b"MemTotal", b"SwapTotal", b"CmaTotal"];
+        let is_needed = |line: &&[u8]| {
+            line.starts_with(b"Huge") || NEEDED.iter().any(|label| line.starts_with(label))
+        };
         let mut found = Meminfo::default();
-        for line in text.split(|&byte| byte == b'\n') {
+        for line in lines(text).filter(is_needed) {
             let Some(line) = std::str::from_utf8(line).ok().and_then(parse_line) else { continue };
             match line.label {
                 "MemTotal" => found.mem_total = Bytes::from_kib(line.value),

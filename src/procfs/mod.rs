@@ -5,6 +5,7 @@ pub mod diskstats;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod process;
+mod shared;
 pub mod stat;
 pub mod sysfs;
 
@@ -14,11 +15,15 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::sys::file;
 
+use shared::Shared;
+pub use shared::Text;
+
 /// A mounted procfs, or a captured one. The only code that opens `/proc`.
 #[derive(Debug)]
 pub struct ProcRoot {
     dir: OwnedFd,
     path: PathBuf,
+    shared: Shared,
 }
 
 /// The identity of a namespace: the inode number behind `/proc/PID/ns/*`, `namespaces(7)`.
@@ -63,7 +68,7 @@ impl ProcRoot {
     /// [`Error::Io`] where there is no such directory.
     pub fn open(path: &Path) -> Result<Self> {
         let dir = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
-        Ok(ProcRoot { dir, path: path.to_owned() })
+        Ok(ProcRoot { dir, path: path.to_owned(), shared: Shared::default() })
     }
 
     /// The path of `name`, for messages.
@@ -90,6 +95,27 @@ impl ProcRoot {
             .map_err(|error| Error::io("read", self.path(name), error))
     }
 
+    /// As [`ProcRoot::read`], but the text may have been read for another reader, at most 10 ms
+    /// ago: for what tells of the machine only.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn shared(&self, name: &str) -> Result<Text> {
+        self.shared
+            .read_at(&self.dir, name, |file| file::reread(file))
+            .map_err(|error| Error::io("read", self.path(name), error))
+    }
+
+    /// As [`ProcRoot::read_record`], but shared as [`ProcRoot::shared`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn shared_record(&self, name: &str) -> Result<Text> {
+        self.shared
+            .read_at(&self.dir, name, |file| file::reread_record(file))
+            .map_err(|error| Error::io("read", self.path(name), error))
+    }
+
     /// Opens the file `name`.
     ///
     /// # Errors
@@ -113,13 +139,24 @@ impl ProcRoot {
     /// [`Error::Io`] where the process has ended or the kernel has no such namespace;
     /// [`Error::Malformed`] for a link of another form than `kind:[inode]`.
     pub fn namespace(&self, process: impl std::fmt::Display, kind: Namespace) -> Result<NsId> {
-        let name = format!("{process}/ns/{}", kind.name());
+        let name = link_name(process, kind);
         let mut space = [0_u8; 64];
         let length = rustix::fs::readlinkat_raw(&self.dir, name.as_str(), &mut space[..])
             .map_err(|error| Error::io("read", self.path(&name), error))?;
         let link = &space[..length];
         parse_namespace_link(link)
             .ok_or_else(|| Error::malformed(self.path(&name), 0, link, "kind:[inode]"))
+    }
+
+    /// The link by which [`ProcRoot::namespace`] finds a process's namespace, held open for
+    /// [`namespace_of`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has ended.
+    pub fn open_namespace(&self, process: u32, kind: Namespace) -> Result<OwnedFd> {
+        let name = link_name(process, kind);
+        file::open_link_at(&self.dir, &name)
+            .map_err(|error| Error::io("open", self.path(&name), error))
     }
 
     /// The names of all processes, ascending.
@@ -156,6 +193,25 @@ impl AsFd for ProcRoot {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
+}
+
+/// The lines of a kernel file, without their newlines; what follows the last one is a line too.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
+    ends.scan(0, |start, end| Some(&text[std::mem::replace(start, end + 1)..end]))
+}
+
+fn link_name(process: impl std::fmt::Display, kind: Namespace) -> String {
+    format!("{process}/ns/{}", kind.name())
+}
+
+/// The namespace to which a link leads that [`ProcRoot::open_namespace`] opened; none where its
+/// process has ended, whatever has its number by now.
+#[must_use]
+pub fn namespace_of(link: impl AsFd) -> Option<NsId> {
+    let mut space = [0_u8; 64];
+    let length = rustix::fs::readlinkat_raw(link, "", &mut space[..]).ok()?;
+    parse_namespace_link(&space[..length])
 }
 
 /// The inode number in a link like `pid:[4026531836]`.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::cpulist::CpuSet;
 use crate::error::{Error, Result};
 use crate::procfs::diskstats::Device;
+use crate::procfs::shared::{Shared, Text};
 use crate::sys::file;
 use crate::units::Bytes;
 
@@ -17,8 +18,9 @@ use crate::units::Bytes;
 pub struct SysRoot {
     dir: OwnedFd,
     path: PathBuf,
-    /// Fixed when the kernel boots.
-    huge_page_sizes: Vec<Bytes>,
+    /// Fixed when the kernel boots: each with the file that tells how many pages there are.
+    huge_page_sizes: Vec<(Bytes, String)>,
+    shared: Shared,
 }
 
 /// What a name in /sys stands for.
@@ -73,17 +75,17 @@ pub struct Name {
 /// Where the kernel tells its huge page sizes.
 const HUGEPAGES: &str = "kernel/mm/hugepages";
 
-/// The names `hugepages-*kB`, as sizes in ascending order.
-fn huge_page_sizes(sys: &OwnedFd) -> Vec<Bytes> {
+/// The names `hugepages-*kB`, as sizes in ascending order, each with its `nr_hugepages`.
+fn huge_page_sizes(sys: &OwnedFd) -> Vec<(Bytes, String)> {
     let listing = file::open_at(sys, HUGEPAGES).and_then(|dir| Ok(Dir::read_from(dir)?));
     let Ok(listing) = listing else { return Vec::new() };
     let size = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
         let entry = entry.ok()?;
         let name = entry.file_name().to_str().ok()?;
         let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-        Some(Bytes::from_kib(kib))
+        Some((Bytes::from_kib(kib), format!("{HUGEPAGES}/{name}/nr_hugepages")))
     };
-    let mut sizes: Vec<Bytes> = listing.filter_map(size).collect();
+    let mut sizes: Vec<(Bytes, String)> = listing.filter_map(size).collect();
     sizes.sort_unstable();
     sizes
 }
@@ -96,7 +98,7 @@ impl SysRoot {
     pub fn open(path: &Path) -> Result<Self> {
         let dir = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
         let huge_page_sizes = huge_page_sizes(&dir);
-        Ok(SysRoot { dir, path: path.to_owned(), huge_page_sizes })
+        Ok(SysRoot { dir, path: path.to_owned(), huge_page_sizes, shared: Shared::default() })
     }
 
     /// Reads the file `name`, relative to the root, whole.
@@ -105,6 +107,14 @@ impl SysRoot {
     /// [`Error::Io`].
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         file::read_record_at(&self.dir, name)
+            .map_err(|error| Error::io("read", self.path.join(name), error))
+    }
+
+    /// As [`SysRoot::read`], but the text may have been read for another reader, at most 10 ms
+    /// ago.
+    fn shared(&self, name: &str) -> Result<Text> {
+        self.shared
+            .read_at(&self.dir, name, |file| file::reread_record(file))
             .map_err(|error| Error::io("read", self.path.join(name), error))
     }
 
@@ -174,7 +184,7 @@ impl SysRoot {
     /// [`Error::Io`]; [`Error::Malformed`] for text that is no cpulist, or an empty one.
     pub fn online_cpus(&self) -> Result<CpuSet> {
         const NAME: &str = "devices/system/cpu/online";
-        let text = self.read(NAME)?;
+        let text = self.shared(NAME)?;
         CpuSet::parse(&text).filter(|cpus| !cpus.is_empty()).ok_or_else(|| {
             Error::malformed(self.path.join(NAME), 1, &text, "a cpulist such as 0-3,7")
         })
@@ -184,10 +194,9 @@ impl SysRoot {
     /// `kernel/mm/hugepages/hugepages-*kB/nr_hugepages`. Empty without CONFIG_HUGETLBFS.
     #[must_use]
     pub fn huge_pages(&self) -> Vec<(Bytes, u64)> {
-        let pages = |size: &Bytes| {
-            let name = format!("{HUGEPAGES}/hugepages-{}kB/nr_hugepages", size.kib());
-            let count = std::str::from_utf8(&self.read(&name).ok()?).ok()?.trim().parse().ok()?;
-            Some((*size, count))
+        let pages = |(size, name): &(Bytes, String)| {
+            let text = self.shared(name).ok()?;
+            Some((*size, std::str::from_utf8(&text).ok()?.trim().parse().ok()?))
         };
         self.huge_page_sizes.iter().filter_map(pages).collect()
     }
@@ -196,7 +205,7 @@ impl SysRoot {
     /// (Linux 4.10); none without CONFIG_TRANSPARENT_HUGEPAGE.
     #[must_use]
     pub fn transparent_huge_page_size(&self) -> Option<Bytes> {
-        let text = self.read("kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
+        let text = self.shared("kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
         std::str::from_utf8(&text).ok()?.trim().parse().ok().map(Bytes)
     }
 

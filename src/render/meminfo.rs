@@ -1,20 +1,18 @@
 //! `/proc/meminfo`: the host's lines in the host's order, each with the container's value.
 
-use std::fmt::Write as _;
-
 use crate::facts::{Memory, parse_meminfo_line};
 
 use super::lines;
 use super::sources::{MEMINFO, Numbers};
 
 pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
-    let numbers = Numbers::of_memory(memory);
+    let numbers = Numbers::in_file(MEMINFO, memory);
     let mut text = String::with_capacity(host.len());
     for line in lines(host) {
         let Some(line) = std::str::from_utf8(line).ok().and_then(parse_meminfo_line) else {
             continue;
         };
-        let value = numbers.of(MEMINFO, line.label, line.value);
+        let value = numbers.of(line.label, line.value);
         push_line(&mut text, line.label, value, line.kib);
     }
     // Not one line of the form that /proc/meminfo has: better the host's than an empty file.
@@ -25,20 +23,20 @@ pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
 /// counts of huge pages and HardwareCorrupted, whose number stands in the last 5 of those 24.
 fn push_line(text: &mut String, label: &str, value: u64, kib: bool) {
     let narrow = label.starts_with("HugePages_") || label == "HardwareCorrupted";
-    let (label_width, value_width) = if narrow { (19, 5) } else { (16, 8) };
-    let unit = if kib { " kB" } else { "" };
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{:<label_width$}{value:>value_width$}{unit}", Colon(label));
+    let (label_width, value_width) = if narrow { (19, 5) } else { (16_usize, 8_usize) };
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(value);
+    let blanks =
+        label_width.saturating_sub(label.len() + 1) + value_width.saturating_sub(digits.len());
+    text.push_str(label);
+    text.push(':');
+    text.push_str(&BLANKS[..blanks]);
+    text.push_str(digits);
+    text.push_str(if kib { " kB\n" } else { "\n" });
 }
 
-/// A label with its colon, padded as one.
-struct Colon<'a>(&'a str);
-
-impl std::fmt::Display for Colon<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&format!("{}:", self.0))
-    }
-}
+/// As many as a line can have: 16 + 8 columns, or 19 + 5.
+const BLANKS: &str = "                        ";
 
 #[cfg(test)]
 mod tests {

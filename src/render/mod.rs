@@ -53,7 +53,7 @@ fn slabinfo_header(host: &[u8]) -> Vec<u8> {
 
 /// The lines of a kernel file, without their newlines.
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.strip_suffix(b"\n").unwrap_or(text).split(|&byte| byte == b'\n')
+    crate::facts::lines(text.strip_suffix(b"\n").unwrap_or(text))
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use super::sources::{NODE_MEMINFO, Numbers};
 
 /// `meminfo`: the host's lines in the host's order, each with the container's value.
 pub(super) fn meminfo(host: &[u8], memory: &Memory) -> Vec<u8> {
-    let numbers = Numbers::of_memory(memory);
+    let numbers = Numbers::in_file(NODE_MEMINFO, memory);
     let mut text = String::with_capacity(host.len());
     for line in lines(host).filter_map(|line| std::str::from_utf8(line).ok()) {
         // `Node 0 MemTotal:       13199572 kB`
         let Some(start) = line.match_indices(' ').nth(1).map(|(at, _)| at + 1) else { continue };
         let Some(found) = parse_meminfo_line(&line[start..]) else { continue };
-        let value = numbers.of(NODE_MEMINFO, found.label, found.value);
+        let value = numbers.of(found.label, found.value);
         let label = start + found.label.len() + 1;
         let old = found.value.to_string();
         let unit = if found.kib { " kB" } else { "" };

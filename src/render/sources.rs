@@ -673,26 +673,38 @@ impl Source {
     }
 }
 
-/// Every line of every file.
+/// Every line of a file.
+#[derive(Default)]
 struct Index {
-    named: HashMap<(&'static str, &'static str), Source>,
+    named: HashMap<&'static str, Source>,
     /// Those with a star in their name, and those without a name.
-    fitting: Vec<(&'static str, Source)>,
+    fitting: Vec<Source>,
 }
 
-static INDEX: LazyLock<Index> = LazyLock::new(|| {
-    let mut index = Index { named: HashMap::new(), fitting: Vec::new() };
+impl Index {
+    /// Where the line called `name` comes from; none for one that is in no row.
+    fn source(&self, name: &str) -> Option<&Source> {
+        let fits_name = |known: &str| known.is_empty() || fits(known, name);
+        let fitting = || self.fitting.iter().find(|source| fits_name(source.line.name));
+        self.named.get(name).or_else(fitting)
+    }
+}
+
+/// By file.
+static INDICES: LazyLock<HashMap<&'static str, Index>> = LazyLock::new(|| {
+    let mut indices: HashMap<_, Index> = HashMap::new();
     for row in ROWS {
+        let index = indices.entry(row.file).or_default();
         for line in row.lines() {
             let source = Source { origin: origin_in(row, line.value), line };
             if line.name.is_empty() || line.name.contains('*') {
-                index.fitting.push((row.file, source));
+                index.fitting.push(source);
             } else {
-                index.named.entry((row.file, line.name)).or_insert(source);
+                index.named.entry(line.name).or_insert(source);
             }
         }
     }
-    index
+    indices
 });
 
 /// Where a line comes from that a row has from another file, whatever it is there.
@@ -706,18 +718,14 @@ fn origin_in(row: &Row, value: Value) -> Origin {
 
 /// Where the line called `name` in `file` of the table comes from; none for one that is in no
 /// row.
-pub(super) fn source_in(file: &str, name: &str) -> Option<Source> {
-    let fits_name = |known: &str| known.is_empty() || fits(known, name);
-    let fitting =
-        || INDEX.fitting.iter().find(|(of, source)| *of == file && fits_name(source.line.name));
-    let named = INDEX.named.get(&(file, name));
-    named.or_else(|| fitting().map(|(_, source)| source)).copied()
+pub(super) fn source_in(file: &str, name: &str) -> Option<&'static Source> {
+    INDICES.get(file)?.source(name)
 }
 
 /// Where a line of the file at `path` below `/` comes from; none for one that is in no row: none
 /// that a known kernel prints.
 #[must_use]
-pub fn source_of(path: &str, line: &str) -> Option<Source> {
+pub fn source_of(path: &str, line: &str) -> Option<&'static Source> {
     ROWS.iter().find_map(|row| {
         let below = path.strip_prefix(row.file).and_then(|below| below.strip_prefix('/'));
         match below {
@@ -748,6 +756,7 @@ fn fits(pattern: &str, text: &str) -> bool {
 
 /// What the lines of a file are made from that is rendered number by number.
 pub(super) struct Numbers<'a> {
+    index: Option<&'static Index>,
     pub(super) memory: &'a Memory,
     pub(super) events: BTreeMap<&'a str, u64>,
     /// None for a process of the host.
@@ -756,15 +765,18 @@ pub(super) struct Numbers<'a> {
 }
 
 impl Numbers<'_> {
-    pub(super) fn of_memory(memory: &Memory) -> Numbers<'_> {
-        Numbers { memory, events: BTreeMap::new(), io: None, pages: PageSizes::default() }
+    /// Of a `file` whose lines are made of memory alone.
+    pub(super) fn in_file<'a>(file: &str, memory: &'a Memory) -> Numbers<'a> {
+        let (index, pages) = (INDICES.get(file), PageSizes::default());
+        Numbers { index, memory, events: BTreeMap::new(), io: None, pages }
     }
 
     /// The number of a line, which on the host is `host`. A line that is in no row, which a
     /// future kernel may print, is 0.
-    pub(super) fn of(&self, file: &str, name: &str, host: u64) -> u64 {
+    pub(super) fn of(&self, name: &str, host: u64) -> u64 {
         let count = |amount: Bytes, size: Bytes| amount.0.checked_div(size.0).unwrap_or(0);
-        match source_in(file, name).map_or(Value::Zero, |source| source.line.value) {
+        let source = self.index.and_then(|index| index.source(name));
+        match source.map_or(Value::Zero, |source| source.line.value) {
             Value::Host => host,
             Value::Zero => 0,
             Value::Kib(amount) => amount(self.memory).kib(),

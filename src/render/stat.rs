@@ -1,8 +1,6 @@
 //! `/proc/stat`: the container's CPU lines, `btime` and task counts; the host's interrupts, context
 //! switches and forks.
 
-use std::fmt::Write as _;
-
 use crate::facts::{CpuTimes, Shown, Tasks};
 
 use super::lines;
@@ -30,7 +28,7 @@ pub(super) fn render(
         match value {
             Some(value) => {
                 text.extend_from_slice(key);
-                text.extend_from_slice(format!(" {value}").as_bytes());
+                push_number(&mut text, value);
             }
             None if key == b"btime" || is_hosts(key) => text.extend_from_slice(line),
             None => text.extend(without_numbers(line)),
@@ -54,24 +52,28 @@ fn without_numbers(line: &[u8]) -> Vec<u8> {
 
 /// The `cpu` line, with two blanks, and the `cpuN` lines.
 fn push_cpus(text: &mut Vec<u8>, columns: usize, times: &CpuTimes) {
-    let mut lines = String::from("cpu ");
-    push_columns(&mut lines, columns, &times.total);
+    text.extend_from_slice(b"cpu ");
+    push_columns(text, columns, &times.total);
     for (number, shown) in &times.cpus {
-        // Writing to a String cannot fail.
-        let _ = write!(lines, "cpu{number}");
-        push_columns(&mut lines, columns, shown);
+        text.extend_from_slice(b"cpu");
+        text.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
+        push_columns(text, columns, shown);
     }
-    text.extend_from_slice(lines.as_bytes());
 }
 
 /// user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice: as many as the
 /// host prints.
-fn push_columns(lines: &mut String, columns: usize, shown: &Shown) {
+fn push_columns(text: &mut Vec<u8>, columns: usize, shown: &Shown) {
     let all = [shown.user, shown.nice, shown.system, shown.idle, 0, 0, 0, shown.steal, 0, 0];
-    for value in all.iter().take(columns) {
-        let _ = write!(lines, " {value}");
+    for value in all.into_iter().take(columns) {
+        push_number(text, value);
     }
-    lines.push('\n');
+    text.push(b'\n');
+}
+
+fn push_number(text: &mut Vec<u8>, value: u64) {
+    text.push(b' ');
+    text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 #[cfg(test)]

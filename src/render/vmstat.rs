@@ -12,13 +12,18 @@ pub(super) fn render(
     io: Option<&IoCounts>,
     pages: PageSizes,
 ) -> Vec<u8> {
-    let numbers = Numbers { memory, events: events.iter().collect(), io, pages };
+    let mut numbers = Numbers::in_file(VMSTAT, memory);
+    (numbers.events, numbers.io, numbers.pages) = (events.iter().collect(), io, pages);
     let mut text = String::with_capacity(host.len());
+    let mut digits = itoa::Buffer::new();
     for line in lines(host) {
         let Some((name, value)) = std::str::from_utf8(line).ok().and_then(parse_line) else {
             continue;
         };
-        text.push_str(&format!("{name} {}\n", numbers.of(VMSTAT, name, value)));
+        text.push_str(name);
+        text.push(' ');
+        text.push_str(digits.format(numbers.of(name, value)));
+        text.push('\n');
     }
     // Not one line of the form that /proc/vmstat has: better the host's than an empty file.
     if text.is_empty() { host.to_vec() } else { text.into_bytes() }

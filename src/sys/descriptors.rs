@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,6 +20,37 @@ pub fn raise_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     // Refused is no harm: less is held then.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// How many descriptors are held at most that only spare an open(2). Each also holds the kernel's
+/// buffer for its file, a page.
+const MOST_SPARE: usize = 8192;
+/// Their share of all.
+const SHARE_SPARE: usize = 8;
+/// So many of that share are left to those without which nothing goes, where there are few.
+const LEFT: usize = 64;
+
+/// How many are held.
+static SPARE: AtomicUsize = AtomicUsize::new(0);
+
+/// A place for a descriptor that only spares an open(2), free again when this is dropped.
+#[derive(Debug)]
+pub struct Place(());
+
+impl Place {
+    /// None where all are taken.
+    #[must_use]
+    pub fn take() -> Option<Place> {
+        let place = Place(());
+        let most = (limit() / SHARE_SPARE).saturating_sub(LEFT).min(MOST_SPARE);
+        (SPARE.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        SPARE.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Reads one message, and the descriptor that came with it, from a unix(7) socket. It is

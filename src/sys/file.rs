@@ -5,8 +5,13 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
+
+use super::descriptors::Place;
 
 /// How much is asked for at once. Larger than what the kernel renders into one read of almost
 /// any file; /proc/cpuinfo and /proc/stat of large machines take several.
@@ -56,6 +61,15 @@ pub fn open_directory_at(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Opens the symbolic link `name` below `dir` itself (O_PATH), to be read again and again.
+///
+/// # Errors
+/// What openat(2) answers.
+pub fn open_link_at(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
 /// Reads `file` from its start until `is_whole` says of the last read's length that
 /// nothing can follow.
 fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>> {
@@ -82,6 +96,14 @@ fn read(file: impl AsFd, is_whole: impl Fn(usize) -> bool) -> io::Result<Vec<u8>
 /// What pread(2) answers.
 pub fn reread_record(file: impl AsFd) -> io::Result<Vec<u8>> {
     read(file, |length| length < CHUNK)
+}
+
+/// Reads a file of any kind that is open already, again from its start.
+///
+/// # Errors
+/// What pread(2) answers.
+pub fn reread(file: impl AsFd) -> io::Result<Vec<u8>> {
+    read(file, |length| length == 0)
 }
 
 /// Opens, reads and closes the file `name` below `dir`, of any kind.
@@ -111,6 +133,70 @@ pub fn read_record_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
 pub fn read_plain_at(dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     read(rustix::fs::openat(dir, name, flags, Mode::empty())?, |length| length < CHUNK)
+}
+
+/// Files of one directory of kernel files, kept open so that each further reading is one call.
+#[derive(Debug, Default)]
+pub struct Kept {
+    files: RwLock<Vec<(Box<str>, Arc<KeptFile>)>>,
+}
+
+#[derive(Debug)]
+struct KeptFile {
+    descriptor: OwnedFd,
+    /// Since [`Kept::close_unused`].
+    was_used: AtomicBool,
+    _place: Place,
+}
+
+impl Kept {
+    /// As [`read_record_at`]. A file that was removed, and maybe made anew, since it was opened is
+    /// looked up again.
+    ///
+    /// # Errors
+    /// As [`read_record_at`].
+    pub fn read_record_at(&self, dir: impl AsFd, name: &str) -> io::Result<Vec<u8>> {
+        if let Some(file) = self.get(name) {
+            file.was_used.store(true, Ordering::Relaxed);
+            match reread_record(&file.descriptor) {
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => self.forget(&file),
+                answer => return answer,
+            }
+        }
+        let descriptor = open_at(dir, name)?;
+        let text = reread_record(&descriptor)?;
+        self.keep(name, descriptor);
+        Ok(text)
+    }
+
+    /// Closes those that were not read since the last time.
+    pub fn close_unused(&self) {
+        let mut files = self.files.write();
+        let (used, unused) =
+            files.drain(..).partition(|(_, file)| file.was_used.swap(false, Ordering::Relaxed));
+        *files = used;
+        drop(files);
+        // Closing takes its time, which nobody else should wait for.
+        drop::<Vec<_>>(unused);
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<KeptFile>> {
+        let files = self.files.read();
+        files.iter().find(|(known, _)| **known == *name).map(|(_, file)| Arc::clone(file))
+    }
+
+    fn keep(&self, name: &str, descriptor: OwnedFd) {
+        let Some(place) = Place::take() else { return };
+        let file = KeptFile { descriptor, was_used: AtomicBool::new(true), _place: place };
+        let mut files = self.files.write();
+        if files.iter().all(|(known, _)| **known != *name) {
+            files.push((name.into(), Arc::new(file)));
+        }
+    }
+
+    fn forget(&self, file: &Arc<KeptFile>) {
+        self.files.write().retain(|(_, known)| !Arc::ptr_eq(known, file));
+    }
 }
 
 #[cfg(test)]

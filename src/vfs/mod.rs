@@ -418,7 +418,7 @@ impl Vfs {
         }
         let (container, descriptor) = self.with_reader(tid, |who| {
             if let Some(container) = who.container() {
-                self.triggers.check_room(fh, &container.identity())?;
+                self.triggers.check_room(fh, container.identity())?;
             }
             self.collector.set_trigger(pressure, who, &trigger)
         })?;

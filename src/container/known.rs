@@ -1,0 +1,111 @@
+//! Who a thread turned out to be, and what of that can change: held open, so that the next read
+//! sees whether anything did without looking up anything by its number.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use super::held::Holds;
+use super::thread::Thread;
+use super::{Container, Identity, Subject, Who};
+use crate::error::Result;
+use crate::procfs::{Namespace, NsId, ProcRoot, namespace_of};
+use crate::sys::file;
+
+/// All that an answer to "who is this thread?" was found by and that can change while the thread
+/// lives: who sees the same again must answer the same.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The namespaces of processes.
+    namespaces: Vec<(u32, Namespace, NsId)>,
+    /// `/proc/PID/cgroup` of processes.
+    listings: Vec<(u32, Vec<u8>)>,
+}
+
+impl Seen {
+    pub(super) fn namespace(&mut self, process: u32, kind: Namespace, found: NsId) {
+        if !self.namespaces.contains(&(process, kind, found)) {
+            self.namespaces.push((process, kind, found));
+        }
+    }
+
+    pub(super) fn listing(&mut self, process: u32, text: Vec<u8>) {
+        self.listings.retain(|(known, _)| *known != process);
+        self.listings.push((process, text));
+    }
+}
+
+/// A thread and the answer about it. Everything is of the processes that it was found by, which
+/// a file of /proc/PID that is held open keeps apart from later ones of the same number.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// None where one of the links is of the thread itself, and ends with it.
+    thread: Option<Thread>,
+    links: Vec<(OwnedFd, NsId)>,
+    listings: Vec<(OwnedFd, Vec<u8>)>,
+    reader: Option<u32>,
+    is_host: bool,
+    container: Weak<Container>,
+    identity: Identity,
+}
+
+impl Holds for Known {
+    fn descriptors(&self) -> usize {
+        usize::from(self.thread.is_some()) + self.links.len() + self.listings.len()
+    }
+}
+
+impl Known {
+    /// The answer `who` about `thread`, whose number is `tid`, that was found by `seen`; none
+    /// where the thread has ended meanwhile, or nothing tells that it has.
+    pub(super) fn new(
+        proc: &ProcRoot,
+        tid: u32,
+        thread: Thread,
+        who: &Who,
+        seen: Seen,
+    ) -> Result<Option<Known>> {
+        let Some(container) = who.container() else { return Ok(None) };
+        let is_seen = seen.namespaces.iter().any(|(process, ..)| *process == tid);
+        let open_link = |(process, kind, found)| Ok((proc.open_namespace(process, kind)?, found));
+        let links = seen.namespaces.into_iter().map(open_link).collect::<Result<_>>()?;
+        let open = |(process, text)| Ok((proc.open_file(&format!("{process}/cgroup"))?, text));
+        let listings = seen.listings.into_iter().map(open).collect::<Result<_>>()?;
+        // By number, which all kept that lived on.
+        if !thread.is_pinned() || !thread.is_alive() {
+            return Ok(None);
+        }
+        Ok(Some(Known {
+            thread: (!is_seen).then_some(thread),
+            links,
+            listings,
+            reader: who.reader,
+            is_host: matches!(who.subject, Subject::Host(_)),
+            container: Arc::downgrade(container),
+            identity: container.identity().clone(),
+        }))
+    }
+
+    /// Which container the answer is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The answer, if `container` is still the one that it was.
+    pub(super) fn who(&self, container: Arc<Container>) -> Option<Who> {
+        if Arc::as_ptr(&container) != self.container.as_ptr() {
+            return None;
+        }
+        let subject = if self.is_host { Subject::Host } else { Subject::Container };
+        Some(Who { reader: self.reader, subject: subject(container) })
+    }
+
+    /// Whether the thread lives, and everything is as it was.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.thread.as_ref().is_none_or(Thread::is_alive)
+            && self.links.iter().all(|(link, found)| namespace_of(link) == Some(*found))
+            && self
+                .listings
+                .iter()
+                .all(|(listing, text)| file::reread_record(listing).is_ok_and(|now| now == *text))
+    }
+}
