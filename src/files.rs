@@ -1,6 +1,7 @@
 //! The one table of served files. The filesystem's tree, what is rendered, what the runtime
 //! mounts where, and the container engines' flags all come from it.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 /// A served file.
@@ -142,6 +143,22 @@ pub const TREES: &[Tree] = &[
     Tree { tree: SysTree::Node, path: "sys/devices/system/node", member: "node" },
 ];
 
+/// Where the daemon serves unless it is told otherwise.
+pub const MOUNTPOINT: &str = "/var/lib/lxcfs";
+
+/// What mountinfo shows as the source of our filesystem, and of every bind mount of it: `lxcfs`,
+/// as of lxcfs's, or with the mountpoint where that is another one. So the mounts of a daemon
+/// that has ended are known to be its own.
+#[must_use]
+pub fn source_at(mountpoint: &Path) -> OsString {
+    let mut source = OsString::from("lxcfs");
+    if mountpoint != Path::new(MOUNTPOINT) {
+        source.push("@");
+        source.push(mountpoint);
+    }
+    source
+}
+
 /// What is mounted into a container, at the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -197,6 +214,12 @@ mod tests {
         for other in ["cpufreq", "cpu", "cpu-1", "cpu99999999999", "cpu00", "cpu01", "node1"] {
             assert_eq!(cpu.number_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_source_tells_the_mountpoint() {
+        assert_eq!(source_at(Path::new(MOUNTPOINT)), "lxcfs");
+        assert_eq!(source_at(Path::new("/a b")), "lxcfs@/a b");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use lxcfs_rs::cgroup::devices::DeviceAccess;
 use lxcfs_rs::cgroup::limits::{Limits, MemoryAndSwap};
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
+use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::fuse::session;
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
@@ -25,9 +26,6 @@ pub(super) const NAME: &str = "lxcfs-rs: run";
 
 /// The exit status for whatever is not the command's own doing.
 pub(super) use lxcfs_rs::runtime::supervise::STATUS_OF_RUNTIME as STATUS_OF_OURS;
-
-/// Where the host's own daemon serves, if it has one.
-const MOUNTPOINT: &str = "/var/lib/lxcfs";
 
 /// Run a command in a new container that sees its own /proc
 #[derive(clap::Args, Debug)]

@@ -32,6 +32,7 @@ use super::mountpoint::{Claim, Mounted, unmount};
 use super::notify::notify;
 use super::pidfile::Pidfile;
 use crate::error::{Error, Result};
+use crate::files::source_at;
 use crate::sys::descriptors;
 use crate::sys::fuse::{Answer, ask_in_child, replace_descriptor};
 use crate::vfs::Vfs;
@@ -143,7 +144,8 @@ pub fn connect(mountpoint: &Path) -> Result<Connection> {
         device.as_raw_fd()
     );
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("lxcfs"), mountpoint, Some("fuse.lxcfs"), flags, Some(data.as_str()))
+    let source = source_at(mountpoint);
+    mount(Some(source.as_os_str()), mountpoint, Some("fuse.lxcfs"), flags, Some(data.as_str()))
         .map_err(|error| Error::io("mount fuse.lxcfs on", mountpoint, error))?;
 
     let init_request = read_init(&mut device).inspect_err(|_| {

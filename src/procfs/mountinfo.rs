@@ -41,6 +41,8 @@ pub struct Mount {
     pub master: Option<u64>,
     /// The filesystem's type, with the subtype of a FUSE filesystem (`fuse.lxcfs`).
     pub fs_type: String,
+    /// What it was mounted from, as whoever mounted it called that.
+    pub source: Vec<u8>,
     /// The superblock's options.
     pub super_options: String,
 }
@@ -75,7 +77,8 @@ pub fn parse_line(line: &[u8]) -> Option<Mount> {
         peer_group: None,
         master: None,
         fs_type: String::from_utf8_lossy(tail.next()?).into_owned(),
-        super_options: String::from_utf8_lossy(tail.nth(1)?).into_owned(),
+        source: unescape(tail.next()?),
+        super_options: String::from_utf8_lossy(tail.next()?).into_owned(),
     };
     for field in fields {
         if let Some(group) = field.strip_prefix(b"shared:") {
@@ -131,7 +134,7 @@ mod tests {
     fn what_a_line_says() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard\n\
             broken line\n\
-            36 27 0:31 /x\\011y /a\\040b\\134 ro,nosuid shared:1 master:2 - fuse.lxcfs lxcfs rw,user_id=0\n";
+            36 27 0:31 /x\\011y /a\\040b\\134 ro,nosuid shared:1 master:2 - fuse.lxcfs lxcfs@/a\\040b rw,user_id=0\n";
         let [first, second] = parse(text).try_into().unwrap();
         assert_eq!((first.id, first.parent), (27, 1));
         assert_eq!(first.mount_point, Path::new("/"));
@@ -145,6 +148,7 @@ mod tests {
             (second.fs_type.as_str(), second.super_options.as_str()),
             ("fuse.lxcfs", "rw,user_id=0")
         );
+        assert_eq!(second.source, b"lxcfs@/a b");
         assert!(second.is_read_only && second.is_fuse());
     }
 

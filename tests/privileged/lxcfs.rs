@@ -44,7 +44,7 @@ fn start<S: AsRef<OsStr>>(place: &Place, arguments: &[S]) -> Guarded {
 fn is_mounted(place: &Place) -> bool {
     let mountpoint = place.mountpoint().to_str().unwrap().replace(' ', "\\040");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts.lines().any(|line| line.starts_with(&format!("lxcfs {mountpoint} fuse.lxcfs ")))
+    mounts.lines().any(|line| line.contains(&format!(" {mountpoint} fuse.lxcfs ")))
 }
 
 /// Its status, standard output and standard error. One that serves for ever is a failure.
