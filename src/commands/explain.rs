@@ -11,6 +11,7 @@ use lxcfs_rs::vfs::Vfs;
 use lxcfs_rs::vfs::explain::Explained;
 
 use super::STATUS_OF_USAGE;
+use super::container::first_process;
 
 /// Show what a process or a container sees in the served files, and where each line comes from
 ///
@@ -96,7 +97,12 @@ fn served(name: &str) -> Option<String> {
 fn tell(args: &Args, container: Option<&str>, file: Option<String>) -> Result<()> {
     let pid = match (args.pid, container) {
         (Some(pid), _) => pid,
-        (None, Some(container)) => first_process(container)?,
+        (None, Some(container)) => first_process(container)?.ok_or_else(|| {
+            Error::Refused(format!(
+                "'{container}': no process is in a cgroup of this name; expected a served file, a \
+                 container's id, or a directory of its cgroup's path"
+            ))
+        })?,
         (None, None) => std::process::id(),
     };
     if !Path::new("/proc").join(pid.to_string()).exists() {
@@ -124,28 +130,6 @@ fn tell(args: &Args, container: Option<&str>, file: Option<String>) -> Result<()
     // A closed pipe, as of `explain | head`, is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
-}
-
-/// The process with the lowest number in a cgroup that `container` names.
-fn first_process(container: &str) -> Result<u32> {
-    // As many characters of its id as tell a container from all others, as Docker prints them.
-    const ENOUGH: usize = 12;
-    let names = |directory: &str| {
-        directory == container || (container.len() >= ENOUGH && directory.contains(container))
-    };
-    let of_it = |pid: &u32| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        text.lines()
-            .any(|line| line.splitn(3, ':').nth(2).unwrap_or_default().split('/').any(names))
-    };
-    let listing = std::fs::read_dir("/proc").map_err(|error| Error::io("list", "/proc", error))?;
-    let pids = listing.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(of_it).min().ok_or_else(|| {
-        Error::Refused(format!(
-            "'{container}': no process is in a cgroup of this name; expected a served file, a \
-             container's id, or a directory of its cgroup's path"
-        ))
-    })
 }
 
 fn in_words(told: &Told) -> String {

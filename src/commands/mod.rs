@@ -11,8 +11,11 @@ use clap::error::ErrorKind;
 use lxcfs_rs::error::Result;
 use lxcfs_rs::runtime::program;
 
+mod attach;
+mod container;
 mod exec;
 mod explain;
+mod heal;
 mod lxcfs;
 mod ps;
 mod run;
@@ -37,6 +40,9 @@ enum Command {
     Exec(exec::Args),
     Ps(ps::Args),
     Stop(stop::Args),
+    Attach(attach::Args),
+    Detach(attach::DetachArgs),
+    Heal(heal::Args),
     Serve(serve::Args),
 }
 
@@ -64,6 +70,9 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command: Command::Exec(args) }) => exec::run(args),
         Ok(Cli { command: Command::Ps(args) }) => ps::run(&args),
         Ok(Cli { command: Command::Stop(args) }) => stop::run(&args),
+        Ok(Cli { command: Command::Attach(args) }) => attach::run(&args),
+        Ok(Cli { command: Command::Detach(args) }) => attach::run_detach(&args),
+        Ok(Cli { command: Command::Heal(args) }) => heal::run(&args),
         Ok(Cli { command: Command::Serve(args) }) => serve::run(args),
         Err(error) => refuse(&error, as_docker),
     }
@@ -104,7 +113,12 @@ fn status_of(name: &str, done: Result<()>) -> ExitCode {
 
 /// Log lines stand among a command's own output: only what a person must know.
 fn log_for_people(name: &'static str) {
-    let wanted = env_logger::Env::default().default_filter_or("warn");
+    log_from("warn", name);
+}
+
+/// The same from another level on, where RUST_LOG says none.
+fn log_from(level: &str, name: &'static str) {
+    let wanted = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(wanted)
         .format(move |out, record| writeln!(out, "{name}: {}", record.args()))
         .init();

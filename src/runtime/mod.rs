@@ -14,7 +14,11 @@
 //! ```
 //! Both children die with the runtime. While it runs it is known to others by a record
 //! ([`records`]): to `ps`, [`mod@stop`] and [`mod@exec`].
+//!
+//! Containers of any engine that run already get the files by [`mod@attach`], and get them back by
+//! [`mod@heal`] when their daemon has ended; both by way of a [`target`].
 
+pub mod attach;
 pub mod capabilities;
 pub mod cgroupview;
 pub mod command;
@@ -22,6 +26,7 @@ pub mod confinement;
 pub mod devices;
 pub mod die_with;
 pub mod exec;
+pub mod heal;
 pub mod init;
 pub mod kernelfs;
 pub mod limits;
@@ -36,10 +41,12 @@ pub mod records;
 pub mod report;
 pub mod rootfs;
 pub mod seccomp;
+pub mod served;
 pub mod spec;
 pub mod state;
 pub mod stop;
 pub mod supervise;
+pub mod target;
 pub mod terminal;
 pub mod user;
 pub mod users;
@@ -141,7 +148,7 @@ fn require_root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         Ok(())
     } else {
-        Err(Error::Refused("root is needed to make namespaces and cgroups".to_owned()))
+        Err(Error::Refused("root is needed to make and enter namespaces and cgroups".to_owned()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tests on the real kernel, as root: `cargo test --features privileged --test privileged`.
 
+mod attach;
 mod byhand;
 mod daemon;
 mod docker;

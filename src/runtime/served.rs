@@ -1,0 +1,180 @@
+//! The daemon whose files are put into running containers, and which of the other mounts of lxcfs
+//! are dead.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::mounts;
+use super::target::{Target, is_lxcfs};
+use crate::error::{Error, Result};
+use crate::procfs::mountinfo::{self, Device, Mount};
+use crate::sys::file;
+use crate::sys::fuse::{Answer, ask_in_child};
+
+/// How long the daemon may take to answer before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The filesystem of a daemon that answers.
+#[derive(Debug)]
+pub struct Served {
+    mountpoint: PathBuf,
+    directory: OwnedFd,
+    /// Its superblock.
+    pub device: Device,
+    /// Of its mounts.
+    source: Vec<u8>,
+}
+
+impl Served {
+    /// What is served at `mountpoint`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where nothing is, or where nobody answers.
+    pub fn at(mountpoint: &Path) -> Result<Served> {
+        let place = mountpoint.display();
+        let (directory, mount) = match open(mountpoint) {
+            Err(error) if error.is_gone() => {
+                Err(Error::Refused(format!("{place}: no such directory")))
+            }
+            opened => opened,
+        }?;
+        if !is_lxcfs(&mount) {
+            return Err(Error::Refused(format!(
+                "{place}: found {}, expected lxcfs to be mounted there; start `lxcfs-rs serve`",
+                mount.fs_type
+            )));
+        }
+        let meminfo = mountpoint.join("proc/meminfo");
+        let failed = |error: std::io::Error| Error::io("look at", &meminfo, error);
+        let name =
+            CString::new(meminfo.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
+        match ask_in_child(&name, PATIENCE).map_err(failed)? {
+            Answer::Present => {}
+            Answer::Failed(errno) => return Err(failed(std::io::Error::from_raw_os_error(errno))),
+            Answer::None => return Err(failed(std::io::ErrorKind::TimedOut.into())),
+        }
+        Ok(Served {
+            mountpoint: mountpoint.to_owned(),
+            directory,
+            device: mount.device,
+            source: mount.source,
+        })
+    }
+
+    /// Whether a dead mount was of a daemon of this mountpoint. lxcfs's are taken for those of its
+    /// usual one.
+    #[must_use]
+    pub fn succeeds(&self, dead: &Mount) -> bool {
+        dead.source == self.source
+    }
+
+    /// A mount of `path` below the mountpoint, attached nowhere yet; none where it is not served.
+    /// To be called in the mount namespace of the mountpoint.
+    ///
+    /// # Errors
+    /// What openat2(2), open_tree(2) and mount_setattr(2) answer.
+    pub fn mount_of(&self, path: &Path, attributes: MountAttrFlags) -> Result<Option<OwnedFd>> {
+        let place = self.mountpoint.join(path);
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let file = match openat2(&self.directory, path, flags, Mode::empty(), resolve) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            opened => opened.map_err(|errno| Error::io("open", &place, errno))?,
+        };
+        let mount = mounts::clone_open(&file, &place)?;
+        mounts::restrict(&mount, attributes, &place)?;
+        Ok(Some(mount))
+    }
+}
+
+impl AsFd for Served {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// The superblock of lxcfs at `mountpoint`, alive or not; none where there is none.
+///
+/// # Errors
+/// What looking at it answers.
+pub fn device_at(mountpoint: &Path) -> Result<Option<Device>> {
+    match open(mountpoint) {
+        Err(error) if error.is_gone() => Ok(None),
+        opened => Ok(opened.map(|(_, mount)| is_lxcfs(&mount).then_some(mount.device))?),
+    }
+}
+
+/// Opens a directory without asking its filesystem, and finds the mount that it lies on.
+fn open(directory: &Path) -> Result<(OwnedFd, Mount)> {
+    let failed = |error| Error::io("open", directory, error);
+    let opened = file::open_directory(directory).map_err(failed)?;
+    let read = |path: String| std::fs::read(&path).map_err(|error| Error::io("read", path, error));
+    let fdinfo = read(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
+    let id = mountinfo::parse_mount_id(&fdinfo);
+    let mut mounts = mountinfo::parse(&read("/proc/self/mountinfo".to_owned())?).into_iter();
+    let mount = mounts.find(|mount| Some(mount.id) == id);
+    Ok((opened, mount.ok_or_else(|| failed(Errno::NOENT.into()))?))
+}
+
+/// Which superblocks of lxcfs have lost their daemon. Each is asked once.
+#[derive(Debug, Default)]
+pub struct Deaths {
+    known: HashMap<Device, bool>,
+}
+
+impl Deaths {
+    /// Knows that of `served` to live.
+    #[must_use]
+    pub fn but(served: Option<Device>) -> Deaths {
+        Deaths { known: served.into_iter().map(|device| (device, false)).collect() }
+    }
+
+    /// Whether the daemon of `mount`, one of [`Target::lxcfs_mounts`] of `target`, is dead.
+    pub fn is_dead(&mut self, target: &Target, mount: &Mount) -> bool {
+        if let Some(&is_dead) = self.known.get(&mount.device) {
+            return is_dead;
+        }
+        // A user's filesystem of this name might answer root by keeping it waiting.
+        let is_roots = |option: &str| mount.super_options.split(',').any(|found| found == option);
+        if !is_roots("user_id=0") || !is_roots("allow_other") {
+            return false;
+        }
+        match ask(target, mount) {
+            Ok(Some(is_dead)) => {
+                self.known.insert(mount.device, is_dead);
+                is_dead
+            }
+            // Another mount hides it, and tells nothing of it.
+            Ok(None) => false,
+            Err(error) => {
+                log::warn!("{:?}: {error}", mount.mount_point);
+                self.known.insert(mount.device, false);
+                false
+            }
+        }
+    }
+}
+
+/// Whether the daemon of a mount is dead, which only a question to the filesystem tells; none
+/// where the mount cannot be reached.
+fn ask(target: &Target, mount: &Mount) -> Result<Option<bool>> {
+    target.visit(&[], |visit| {
+        let Ok(Some(top)) = visit.top(&mount.mount_point) else { return Ok(None) };
+        if top.mount.id != mount.id {
+            return Ok(None);
+        }
+        // To stat(2) the kernel replies for a dead daemon as long as it may keep the attributes.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        let answer = statx(&top.file, "", flags, StatxFlags::BASIC_STATS);
+        Ok(Some(matches!(answer, Err(Errno::NOTCONN | Errno::CONNABORTED))))
+    })
+}
