@@ -163,7 +163,12 @@ fn revive(visit: &Visit<'_>, served: &Served, mounts: &[Mount]) -> Result<Vec<Ou
     let outcomes = mounts.iter().zip(living).map(|(dead, living)| {
         let place = &dead.mount_point;
         let done = living.and_then(|living| {
-            let Some(top) = visit.top(place)?.filter(|top| top.mount.id == dead.id) else {
+            let top = match visit.top(place) {
+                // Unmounted in this moment.
+                Err(error) if error.is_gone() => None,
+                top => top?,
+            };
+            let Some(top) = top.filter(|top| top.mount.id == dead.id) else {
                 return Ok(Outcome::Hidden);
             };
             let Some(living) = living else {

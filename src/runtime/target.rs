@@ -110,8 +110,8 @@ impl Target {
     /// # Errors
     /// As [`Target::mounts`].
     pub fn lxcfs_mounts(&self) -> Result<Vec<Mount>> {
-        /// Far more than what belongs into a container.
-        const MOST: usize = 1024;
+        /// Far more than what belongs into a container; a descriptor for each may be needed.
+        const MOST: usize = 256;
         let mut found: BTreeMap<u64, Mount> = BTreeMap::new();
         self.each_mount(|mount| {
             // What is mounted on another comes after it.
