@@ -13,7 +13,7 @@ use std::path::Path;
 use fixtures::{Fixture, NAMES};
 use lxcfs_rs::container::{Subject, Who};
 use lxcfs_rs::files::{ProcFile, Row, TABLE, TREES, row_of};
-use lxcfs_rs::vfs::{Attr, Kind, Vfs};
+use lxcfs_rs::vfs::{Attr, Kind, Request, Unique, Vfs};
 
 #[test]
 fn a_reader_of_whom_nothing_is_known_gets_the_hosts_bytes() {
@@ -127,9 +127,13 @@ fn a_limit_counts_for_its_own_resource_alone() {
 // --- live: this process is one of the host, as far as it can see -----------
 
 /// What the served file says to this thread.
+fn by(tid: u32) -> Request {
+    Request { unique: Unique(2), tid }
+}
+
 fn served(vfs: &Vfs, file: ProcFile) -> String {
     let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
-    let text = vfs.read(row_of(file).ino, 0, tid, 0, 1 << 24, true).unwrap();
+    let text = vfs.read(row_of(file).ino, 0, by(tid), 0, 1 << 24, true).unwrap();
     String::from_utf8(text.to_vec()).unwrap()
 }
 
@@ -307,7 +311,7 @@ fn live_trees_are_the_kernels() {
                         result.map_err(|error| error.raw_os_error().unwrap())
                     };
                     let before = answer(fs::read(&place));
-                    let shown = vfs.read(attr.ino, 0, tid, 0, 1 << 20, true);
+                    let shown = vfs.read(attr.ino, 0, by(tid), 0, 1 << 20, true);
                     let shown = shown.map(|text| text.to_vec()).map_err(|error| error.errno());
                     let after = answer(fs::read(&place));
                     let public = attr.perm & 0o444 == 0o444;

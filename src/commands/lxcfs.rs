@@ -14,7 +14,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
 use lxcfs_rs::cpulist::CpuIds;
-use lxcfs_rs::fuse::session::Options;
+use lxcfs_rs::fuse::daemon::Options;
 
 use super::one_line;
 use super::serve::Daemon;
@@ -230,6 +230,7 @@ impl Args {
             name: NAME,
             options,
             runtime_dir: self.runtime_dir.join("lxcfs-rs"),
+            take_over: false,
             cpu_count: if self.enable_cfs { CpuCount::Ceil } else { CpuCount::Cpuset },
             cpu_ids: CpuIds::default(),
             up_since: UpSince::default(),

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -20,7 +20,9 @@ mod lxcfs;
 mod ps;
 mod run;
 mod serve;
+mod status;
 mod stop;
+mod upgrade;
 
 /// Exit status for a command line that is not understood.
 const STATUS_OF_USAGE: u8 = 2;
@@ -44,6 +46,20 @@ enum Command {
     Detach(attach::DetachArgs),
     Heal(heal::Args),
     Serve(serve::Args),
+    Status(status::Args),
+    Upgrade(upgrade::Args),
+}
+
+/// Which daemon is asked.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Directory that it serves at
+    #[arg(default_value = "/var/lib/lxcfs")]
+    mountpoint: PathBuf,
+
+    /// Its runtime directory
+    #[arg(long, value_name = "DIR", default_value = "/run/lxcfs-rs")]
+    runtime_dir: PathBuf,
 }
 
 /// Runs the subcommand that the arguments choose, the first of which is the program's own name.
@@ -74,6 +90,8 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command: Command::Detach(args) }) => attach::run_detach(&args),
         Ok(Cli { command: Command::Heal(args) }) => heal::run(&args),
         Ok(Cli { command: Command::Serve(args) }) => serve::run(args),
+        Ok(Cli { command: Command::Status(args) }) => status::run(&args),
+        Ok(Cli { command: Command::Upgrade(args) }) => upgrade::run(&args),
         Err(error) => refuse(&error, as_docker),
     }
 }

@@ -10,7 +10,7 @@ use lxcfs_rs::cgroup::limits::{Limits, MemoryAndSwap};
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files::MOUNTPOINT;
-use lxcfs_rs::fuse::session;
+use lxcfs_rs::fuse::daemon::{self, Options};
 use lxcfs_rs::runtime::capabilities::{self, Named, Wishes};
 use lxcfs_rs::runtime::confinement::{self, Asked, SecurityOption};
 use lxcfs_rs::runtime::namespaces::{self, Network};
@@ -200,11 +200,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// Serves the files of one container, as its own daemon.
 fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
-    let options = session::Options {
+    let options = Options {
         mountpoint: mountpoint.to_owned(),
         nonempty: false,
         workers: None,
         pidfile: None,
     };
-    session::serve(&options, |_| Vfs::of_machine(), ready)
+    daemon::serve(&options, Vfs::of_machine, ready)
 }

@@ -3,11 +3,15 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
 use lxcfs_rs::cpulist::CpuIds;
-use lxcfs_rs::fuse::session::{Options, serve};
+use lxcfs_rs::error::Result;
+use lxcfs_rs::fuse::daemon::{Keeping, MakeVfs, Options, is_probe, keep};
+use lxcfs_rs::runtime::heal::{Place, heal};
 use lxcfs_rs::vfs::Vfs;
+use lxcfs_rs::vfs::kept::Kept;
 
 use super::status_of;
 
@@ -25,6 +29,11 @@ pub(crate) struct Args {
     /// Directory for what is to outlive the daemon: the counters that its files have shown
     #[arg(long, value_name = "DIR", default_value = "/run/lxcfs-rs")]
     runtime_dir: PathBuf,
+
+    /// Go on with the connection of a daemon that serves there already, and end it; let another
+    /// one do so with this
+    #[arg(long)]
+    take_over: bool,
 
     /// Worker threads [default: one per CPU, at least 2, at most 4]
     #[arg(long, value_name = "N")]
@@ -49,12 +58,22 @@ pub(crate) struct Args {
 
 /// Serves as its own command line says.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Args { mountpoint, pidfile, runtime_dir, workers, cpu_count, cpu_ids, uptime, verbose } =
-        args;
+    let Args {
+        mountpoint,
+        pidfile,
+        runtime_dir,
+        take_over,
+        workers,
+        cpu_count,
+        cpu_ids,
+        uptime,
+        verbose,
+    } = args;
     let options = Options { mountpoint, nonempty: false, workers, pidfile };
     let swap = SwapView::default();
     let (name, up_since) = ("lxcfs-rs", uptime);
-    Daemon { name, options, runtime_dir, cpu_count, cpu_ids, up_since, swap, verbose }.run()
+    Daemon { name, options, runtime_dir, take_over, cpu_count, cpu_ids, up_since, swap, verbose }
+        .run()
 }
 
 /// A daemon as either command line describes it.
@@ -65,6 +84,8 @@ pub(super) struct Daemon {
     pub(super) options: Options,
     /// What is to outlive it.
     pub(super) runtime_dir: PathBuf,
+    /// Whether to go on with another daemon's connection.
+    pub(super) take_over: bool,
     pub(super) cpu_count: CpuCount,
     pub(super) cpu_ids: CpuIds,
     pub(super) up_since: UpSince,
@@ -75,16 +96,40 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Serves.
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(mut self) -> ExitCode {
         start_logging(self.verbose);
         // By the working directory of now, which the daemon leaves.
-        let runtime_dir = std::path::absolute(&self.runtime_dir).unwrap_or(self.runtime_dir);
-        let vfs = |mountpoint: &Path| {
-            let vfs = Vfs::of_machine_kept_in(&runtime_dir, mountpoint)?;
-            let vfs = vfs.with_cpu_count(self.cpu_count).with_cpu_ids(self.cpu_ids);
-            Ok(vfs.with_up_since(self.up_since).with_swap(self.swap))
+        self.runtime_dir = std::path::absolute(&self.runtime_dir).unwrap_or(self.runtime_dir);
+        if is_probe() {
+            return status_of(self.name, Vfs::of_machine().map(drop));
+        }
+        let keeping = Keeping {
+            runtime_dir: self.runtime_dir.clone(),
+            take_over: self.take_over,
+            vfs: &self,
+            heal: heal_containers,
         };
-        status_of(self.name, serve(&self.options, vfs, || ()))
+        status_of(self.name, keep(&self.options, &keeping))
+    }
+}
+
+/// Gives containers living files for dead ones; how many.
+fn heal_containers(mountpoint: &Path) -> Result<u64> {
+    let healed = heal(mountpoint)?;
+    for Place { pid, path, why } in &healed.left {
+        log::warn!("process {pid}: {}: dead, and not healed: {why}", path.escape_debug());
+    }
+    if !healed.healed.is_empty() {
+        log::info!("healed {} mounts in containers", healed.healed.len());
+    }
+    Ok(healed.healed.len() as u64)
+}
+
+impl MakeVfs for Daemon {
+    fn make(&self, mountpoint: &Path, kept: Arc<Kept>) -> Result<Vfs> {
+        let vfs = Vfs::of_machine_kept_in(&self.runtime_dir, mountpoint, kept)?;
+        let vfs = vfs.with_cpu_count(self.cpu_count).with_cpu_ids(self.cpu_ids);
+        Ok(vfs.with_up_since(self.up_since).with_swap(self.swap))
     }
 }
 

@@ -15,6 +15,11 @@
 //! * Inode numbers are constants, their generation is 0 and lookups are not counted: whoever
 //!   takes over the connection understands every request that the kernel still holds.
 
+pub mod connection;
+pub mod control;
+pub mod daemon;
+mod handover;
+mod keeper;
 mod mountpoint;
 mod notify;
 mod pidfile;
@@ -28,7 +33,8 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{self, Error, Result};
-use crate::vfs::{Attr, Fired, Kind, Vfs, Waiter};
+use crate::vfs::kept::Counter;
+use crate::vfs::{self, Attr, Fired, Kind, Unique, Vfs, Waiter};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
@@ -60,23 +66,32 @@ impl Adapter {
     /// Asks the Vfs; a failure is logged and becomes an errno.
     fn ask<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         guarded(|| question(&self.vfs)).map_err(|error| {
+            if !matches!(error, Error::NotFound) {
+                self.vfs.kept().count(Counter::Errors);
+            }
             error::report(&error);
             Errno::from_i32(error.errno())
         })
     }
 }
 
+/// What is wanted of the kernel, at the connection's start; whoever goes on with the connection
+/// must want the same.
+fn negotiate(config: &mut KernelConfig) {
+    // Answered with the nearest possible value; any is right for a filesystem without writes.
+    let _ = config.set_max_write(MAX_WRITE);
+    // Parallel lookups; and idmapped bind mounts (Linux 6.12), which pods with a user
+    // namespace of their own make of our files.
+    for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ALLOW_IDMAP] {
+        if config.add_capabilities(wanted).is_err() {
+            log::debug!("this kernel does not offer {wanted:?}");
+        }
+    }
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Answered with the nearest possible value; any is right for a filesystem without writes.
-        let _ = config.set_max_write(MAX_WRITE);
-        // Parallel lookups; and idmapped bind mounts (Linux 6.12), which pods with a user
-        // namespace of their own make of our files.
-        for wanted in [InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_ALLOW_IDMAP] {
-            if config.add_capabilities(wanted).is_err() {
-                log::debug!("this kernel does not offer {wanted:?}");
-            }
-        }
+        negotiate(config);
         Ok(())
     }
 
@@ -109,7 +124,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.ask(|vfs| vfs.open(ino.0, flags.0, request.pid())) {
+        match self.ask(|vfs| vfs.open(ino.0, flags.0, whose(request))) {
             Err(errno) => reply.error(errno),
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
         }
@@ -127,8 +142,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let owned = lock_owner.is_some();
-        let tid = request.pid();
-        match self.ask(|vfs| vfs.read(ino.0, fh.0, tid, offset, size, owned)) {
+        match self.ask(|vfs| vfs.read(ino.0, fh.0, whose(request), offset, size, owned)) {
             Err(errno) => reply.error(errno),
             Ok(slice) => reply.data(&slice),
         }
@@ -198,7 +212,7 @@ impl Filesystem for Adapter {
     ) {
         let waiter = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY).then(|| {
             // Nobody waits any more where the kernel does not know the handle.
-            Waiter::new(move || drop(notifier.notify()))
+            Waiter::new(notifier.handle().0, move || drop(notifier.notify()))
         });
         let events = PollEvents::POLLIN
             | PollEvents::POLLOUT
@@ -360,6 +374,10 @@ impl Filesystem for Adapter {
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EPERM);
     }
+}
+
+fn whose(request: &Request) -> vfs::Request {
+    vfs::Request { unique: Unique(request.unique().0), tid: request.pid() }
 }
 
 fn file_type(kind: Kind) -> FileType {

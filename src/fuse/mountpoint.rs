@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -34,9 +34,14 @@ pub(super) struct Claim {
 impl Claim {
     /// Reserves `path`: makes it where it is missing, takes dead FUSE mounts away from it, and
     /// refuses it where a live daemon serves it or, unless `nonempty`, something else is in it.
-    pub(super) fn new(path: &Path, nonempty: bool) -> Result<Self> {
+    /// One that `is_ending` says is about to end is waited for.
+    pub(super) fn new(
+        path: &Path,
+        nonempty: bool,
+        is_ending: impl Fn(&Path) -> bool,
+    ) -> Result<Self> {
         let created = create(path)?;
-        let path = remove_dead_mounts(path)?;
+        let path = remove_dead_mounts(path, is_ending)?;
         let directory = open_directory(&path, OFlags::RDONLY)?;
         lock(&directory, &path)?;
         // Not before: whoever holds the lock needs the directories, also those that we made.
@@ -70,6 +75,8 @@ impl Drop for Claim {
 pub(super) struct Mounted {
     claim: Claim,
     device: Device,
+    /// Whether it stays mounted.
+    is_left: bool,
 }
 
 impl Mounted {
@@ -77,12 +84,62 @@ impl Mounted {
     pub(super) fn new(mut claim: Claim) -> Result<Self> {
         claim.directory = None;
         let (_, mount) = mount_of(claim.path())?;
-        Ok(Mounted { device: mount.device, claim })
+        Ok(Mounted { device: mount.device, claim, is_left: false })
+    }
+
+    /// The filesystem of an earlier daemon, if it still is what a reader finds at `mountpoint`.
+    pub(super) fn adopt(mountpoint: &Path, device: &str, created: Vec<PathBuf>) -> Option<Self> {
+        let (path, Mount { device: found, mount_point, .. }) = mount_of(mountpoint).ok()?;
+        let is_it = found.to_string() == device && path == mount_point;
+        is_it.then(|| {
+            let claim = Claim { path, created, directory: None };
+            Mounted { claim, device: found, is_left: false }
+        })
     }
 
     /// The mountpoint.
     pub(super) fn path(&self) -> &Path {
         self.claim.path()
+    }
+
+    /// The superblock.
+    pub(super) fn superblock(&self) -> Device {
+        self.device
+    }
+
+    /// The directories that were made for it, outermost first.
+    pub(super) fn created(&self) -> &[PathBuf] {
+        &self.claim.created
+    }
+
+    /// Has `mount` put a new filesystem in the place of this one, whose connection is over.
+    pub(super) fn replace<T>(&mut self, mount: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        if self.is_in_place() {
+            unmount(self.path())?;
+        }
+        let made = mount(self.path())?;
+        self.device = mount_of(self.path())?.1.device;
+        Ok(made)
+    }
+
+    /// Leaves the filesystem mounted.
+    pub(super) fn leave(&mut self) {
+        self.is_left = true;
+        self.claim.created.clear();
+    }
+
+    /// Unmounts the filesystem, unless it is left.
+    pub(super) fn unmount(&mut self) {
+        if std::mem::replace(&mut self.is_left, true) {
+            return;
+        }
+        if !self.is_in_place() {
+            log::info!("{}: no longer mounted there, nothing to unmount", self.path().display());
+            return;
+        }
+        if let Err(error) = unmount(self.path()) {
+            log::error!("{error}");
+        }
     }
 
     /// Whether our filesystem is what a reader finds at the mountpoint.
@@ -94,13 +151,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if !self.is_in_place() {
-            log::info!("{}: no longer mounted there, nothing to unmount", self.path().display());
-            return;
-        }
-        if let Err(error) = unmount(self.path()) {
-            log::error!("{error}");
-        }
+        self.unmount();
     }
 }
 
@@ -136,11 +187,18 @@ fn create(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Unmounts every dead FUSE filesystem stacked on `path`; returns the path without symbolic links.
-fn remove_dead_mounts(path: &Path) -> Result<PathBuf> {
+fn remove_dead_mounts(path: &Path, is_ending: impl Fn(&Path) -> bool) -> Result<PathBuf> {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (resolved, mount) = mount_of(path)?;
-        if !is_dead_fuse(&resolved, &mount)? {
-            return Ok(resolved);
+        match is_dead_fuse(&resolved, &mount) {
+            Ok(true) => {}
+            Ok(false) => return Ok(resolved),
+            Err(_) if is_ending(&resolved) && Instant::now() < deadline => {
+                std::thread::sleep(PATIENCE / 1000);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         log::warn!("{}: replacing a dead {} mount", resolved.display(), mount.fs_type);
         umount2(&resolved, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
@@ -209,6 +267,12 @@ fn open_directory(path: &Path, access: OFlags) -> Result<OwnedFd> {
     }
 }
 
+/// The path of a directory as a daemon that serves there knows it: absolute and without symbolic
+/// links; whether the daemon lives makes no difference.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
+    mount_of(path).map(|(resolved, _)| resolved)
+}
+
 /// The path of the directory without symbolic links, and the mount that it lies in.
 ///
 /// O_PATH sends no request to a filesystem, so a dead or hung one does no harm.
@@ -240,9 +304,9 @@ mod tests {
     #[test]
     fn what_was_made_is_removed() {
         let base = std::env::temp_dir().join(format!("lxcfs-rs-claim-{}", std::process::id()));
-        let claim = Claim::new(&base.join("a/b"), false).unwrap();
+        let claim = Claim::new(&base.join("a/b"), false, |_| false).unwrap();
         assert!(claim.path().is_dir());
-        let second = Claim::new(&base.join("a/b"), false).unwrap_err().to_string();
+        let second = Claim::new(&base.join("a/b"), false, |_| false).unwrap_err().to_string();
         assert!(second.contains("just starting"), "{second}");
         drop(claim);
         assert!(!base.exists());
@@ -253,10 +317,10 @@ mod tests {
         let base = std::env::temp_dir().join(format!("lxcfs-rs-full-{}", std::process::id()));
         std::fs::create_dir(&base).unwrap();
         std::fs::write(base.join("file"), "").unwrap();
-        let error = Claim::new(&base, false).unwrap_err().to_string();
+        let error = Claim::new(&base, false, |_| false).unwrap_err().to_string();
         assert!(error.contains("not empty (file)"), "{error}");
-        assert!(Claim::new(&base, true).is_ok());
-        let error = Claim::new(&base.join("file"), true).unwrap_err().to_string();
+        assert!(Claim::new(&base, true, |_| false).is_ok());
+        let error = Claim::new(&base.join("file"), true, |_| false).unwrap_err().to_string();
         assert!(error.contains("not a directory"), "{error}");
         std::fs::remove_dir_all(&base).unwrap();
     }

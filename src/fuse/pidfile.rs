@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -64,6 +65,20 @@ impl Pidfile {
             if pidfile.is_at_its_path() {
                 pidfile.clear()?;
                 return Ok(pidfile);
+            }
+        }
+    }
+
+    /// Takes the file as soon as the daemon before lets go of it.
+    pub(super) fn lock_soon(path: &Path) -> Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Pidfile::lock(path) {
+                Err(Error::Refused(_)) if Instant::now() < deadline => {
+                    std::thread::sleep(PATIENCE / 500);
+                }
+                locked => return locked,
             }
         }
     }

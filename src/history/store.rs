@@ -229,7 +229,7 @@ fn remove(path: &Path) {
 
 /// A path as one file name, that no other path has: `/var/lib/lxcfs` is `var-lib-lxcfs`, and
 /// what is neither a letter, a digit, `_` nor `.` its hexadecimal number.
-fn escape(path: &Path) -> String {
+pub fn escape(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let mut name = String::with_capacity(bytes.len());
     for (index, &byte) in bytes.iter().enumerate() {

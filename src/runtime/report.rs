@@ -81,7 +81,7 @@ pub fn read(channel: impl AsFd) -> Result<Report> {
 /// What recvmsg(2) answers.
 pub fn read_with(channel: impl AsFd) -> Result<(Report, Option<OwnedFd>)> {
     let mut buffer = [0_u8; LONGEST];
-    let (length, descriptor) = descriptors::receive(channel.as_fd(), &mut buffer)
+    let (length, descriptors) = descriptors::receive(channel.as_fd(), &mut buffer)
         .map_err(|error| Error::io("read", "a child's report", error))?;
     let report = match buffer.get(..length).and_then(<[u8]>::split_first) {
         None => Report::Ended,
@@ -90,7 +90,7 @@ pub fn read_with(channel: impl AsFd) -> Result<(Report, Option<OwnedFd>)> {
             Report::Failed { status, text: String::from_utf8_lossy(text).into_owned() }
         }
     };
-    Ok((report, descriptor))
+    Ok((report, descriptors.into_iter().next()))
 }
 
 /// Tells the other that this side is ready, and waits until it may go on.

@@ -1,7 +1,7 @@
 //! How many descriptors the process may hold, getrlimit(2); and those that come from others.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -53,13 +53,13 @@ impl Drop for Place {
     }
 }
 
-/// Reads one message, and the descriptor that came with it, from a unix(7) socket. It is
+/// Reads one message, and the descriptors that came with it, from a unix(7) socket. They are
 /// close-on-exec from the first moment.
 ///
 /// # Errors
 /// What recvmsg(2) answers.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
@@ -68,14 +68,37 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
             received => break received?,
         }
     };
-    let mut descriptor = None;
+    let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
             for number in received {
                 // SAFETY: recvmsg(2) made this descriptor for this call, and nobody else has it.
-                descriptor = Some(unsafe { OwnedFd::from_raw_fd(number) });
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(number) });
             }
         }
     }
-    Ok((message.bytes, descriptor))
+    Ok((message.bytes, descriptors))
+}
+
+/// Takes a descriptor that this process was started with, by the number that it was told; from
+/// now on it is close-on-exec. Each is taken once.
+///
+/// # Errors
+/// EBADF where there is none.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(2) of a descriptor that may not exist; F_SETFD touches no memory.
+    nix::errno::Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and whoever started this process left it to the one that is told its
+    // number; no other part of this program knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Another descriptor for the same, that a program which this process becomes has too.
+///
+/// # Errors
+/// What fcntl(2) answers.
+pub fn for_exec(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let number = nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_DUPFD(3))?;
+    // SAFETY: fcntl(2) made this descriptor for this call, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

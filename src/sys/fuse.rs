@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -21,6 +21,22 @@ pub fn replace_descriptor(descriptor: BorrowedFd, replacement: BorrowedFd) -> io
         unsafe { libc::dup3(replacement.as_raw_fd(), descriptor.as_raw_fd(), libc::O_CLOEXEC) };
     Errno::result(done)?;
     Ok(())
+}
+
+/// Another descriptor of the connection of `device`, with requests of its own: those that are
+/// read by it fail when it is closed. FUSE_DEV_IOC_CLONE, Linux 4.2.
+///
+/// # Errors
+/// What open(2) of /dev/fuse and the ioctl answer.
+pub fn clone_device(device: BorrowedFd) -> io::Result<OwnedFd> {
+    /// `_IOR(229, 0, uint32_t)`, include/uapi/linux/fuse.h.
+    const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
+    let clone = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
+    let source: u32 = device.as_raw_fd().cast_unsigned();
+    // SAFETY: both descriptors are open; the request reads a u32, which outlives the call.
+    let done = unsafe { libc::ioctl(clone.as_raw_fd(), FUSE_DEV_IOC_CLONE, &raw const source) };
+    Errno::result(done)?;
+    Ok(clone.into())
 }
 
 /// What a child process was answered.
@@ -95,7 +111,10 @@ pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
 }
 
 /// Whether `descriptor` becomes readable within `patience`.
-fn wait_readable(descriptor: BorrowedFd, patience: Duration) -> io::Result<bool> {
+///
+/// # Errors
+/// What poll(2) answers.
+pub fn wait_readable(descriptor: BorrowedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -11,3 +11,4 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod seccomp;
+pub mod shared;

@@ -103,6 +103,19 @@ pub fn clone_sibling(child: impl FnOnce() -> u8) -> io::Result<OwnedFd> {
     }
 }
 
+/// Has this process killed when `parent`, which forked it, ends; prctl(2), PR_SET_PDEATHSIG.
+///
+/// # Errors
+/// ESRCH where it has ended already.
+pub fn end_with_parent(parent: nix::unistd::Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before that was said.
+    if nix::unistd::getppid() != parent {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(())
+}
+
 /// Closes every descriptor above standard error but those in `kept`; close_range(2), Linux 5.9.
 /// For a child that neither uses the others nor returns to their owners.
 ///

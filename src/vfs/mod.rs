@@ -6,6 +6,7 @@
 
 pub mod explain;
 mod handle;
+pub mod kept;
 mod tree;
 mod triggers;
 
@@ -13,7 +14,6 @@ use std::ffi::OsStr;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::collect::pressure::Pressure;
 use crate::collect::tree::{Part, everybody_has};
@@ -28,10 +28,12 @@ use crate::procfs::sysfs::Status;
 use crate::render::render;
 
 use handle::Handles;
+use kept::{Counter, Kept};
 use tree::{Place, Trees};
 use triggers::Triggers;
 
 pub use crate::procfs::sysfs::Kind;
+pub use handle::Unique;
 pub use triggers::{Fired, Waiter};
 
 /// A stable inode number.
@@ -86,11 +88,11 @@ impl Entry {
     }
 }
 
-/// The bytes that a read returns: a part of a snapshot, without copying it.
+/// The bytes that a read returns.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    /// The whole rendered file.
-    pub snapshot: Arc<Vec<u8>>,
+    /// What was rendered, or kept.
+    pub text: Vec<u8>,
     /// The part asked for.
     pub range: Range<usize>,
 }
@@ -98,8 +100,17 @@ pub struct Slice {
 impl Deref for Slice {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.snapshot[self.range.clone()]
+        &self.text[self.range.clone()]
     }
+}
+
+/// Who asks, and which time.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The request's number.
+    pub unique: Unique,
+    /// The thread of the daemon's pid namespace; 0 is one not visible there.
+    pub tid: u32,
 }
 
 /// What a constant inode number stands for.
@@ -167,23 +178,23 @@ pub struct Vfs {
     handles: Handles,
     trees: Trees,
     triggers: Triggers,
-    /// Whether readers are shown their containers, and not the host's files.
-    shows_containers: AtomicBool,
+    kept: Arc<Kept>,
 }
 
 impl Vfs {
     /// The filesystem that shows readers of `kernel` their containers, and goes on from
-    /// `history`.
+    /// `history` and with the files that are open in `kept`.
     ///
     /// # Errors
     /// [`Error::Io`] where the daemon cannot read its own namespaces.
-    pub fn new(kernel: Arc<Kernel>, history: History) -> Result<Vfs> {
+    pub fn new(kernel: Arc<Kernel>, history: History, kept: Arc<Kept>) -> Result<Vfs> {
         let resolver = Resolver::new(Arc::clone(&kernel))?;
         resolver.remember_births(history.births());
-        let (trees, triggers) = (Trees::new(Arc::clone(&kernel)), Triggers::default());
+        let trees = Trees::new(Arc::clone(&kernel));
+        let triggers = Triggers::new(Arc::clone(&kept));
         let collector = Collector::new(kernel, resolver.own_time_namespace(), history);
-        let (handles, shows_containers) = (Handles::new(), AtomicBool::new(true));
-        Ok(Vfs { resolver, collector, handles, trees, triggers, shows_containers })
+        let handles = Handles::new(Arc::clone(&kept));
+        Ok(Vfs { resolver, collector, handles, trees, triggers, kept })
     }
 
     /// The filesystem that shows readers of the running machine their containers. What it
@@ -192,7 +203,8 @@ impl Vfs {
     /// # Errors
     /// [`Error::Io`] where /proc, /sys or a cgroup hierarchy cannot be opened.
     pub fn of_machine() -> Result<Vfs> {
-        Vfs::new(Arc::new(Kernel::open(Path::new("/"))?), History::in_memory())
+        let kernel = Arc::new(Kernel::open(Path::new("/"))?);
+        Vfs::new(kernel, History::in_memory(), Arc::new(Kept::new()?))
     }
 
     /// The same, but what it remembers is kept below the directory `runtime` for the next one
@@ -200,15 +212,15 @@ impl Vfs {
     ///
     /// # Errors
     /// As [`Vfs::of_machine`]. Where nothing can be kept, that is reported.
-    pub fn of_machine_kept_in(runtime: &Path, mountpoint: &Path) -> Result<Vfs> {
+    pub fn of_machine_kept_in(runtime: &Path, mountpoint: &Path, kept: Arc<Kept>) -> Result<Vfs> {
         let kernel = Arc::new(Kernel::open(Path::new("/"))?);
-        let kept = Store::open(runtime, mountpoint, &kernel.proc)
+        let opened = Store::open(runtime, mountpoint, &kernel.proc)
             .and_then(|store| History::open(store, &kernel));
-        let history = kept.unwrap_or_else(|error| {
+        let history = opened.unwrap_or_else(|error| {
             error::report(&error);
             History::in_memory()
         });
-        Vfs::new(kernel, history)
+        Vfs::new(kernel, history, kept)
     }
 
     /// The same, with another rule for how many CPUs a quota is.
@@ -237,18 +249,6 @@ impl Vfs {
     pub fn with_swap(mut self, swap: SwapView) -> Vfs {
         self.collector.swap = swap;
         self
-    }
-
-    /// Whether readers are shown their containers from now on; else every file is the host's,
-    /// for every reader. A reader that goes on gets the rest of what it was shown.
-    pub fn show_containers(&self, shows: bool) {
-        self.shows_containers.store(shows, Ordering::Relaxed);
-    }
-
-    /// Whether readers are shown their containers.
-    #[must_use]
-    pub fn shows_containers(&self) -> bool {
-        self.shows_containers.load(Ordering::Relaxed)
     }
 
     /// Finds `name` in the directory `parent` for the thread `tid` of the daemon's pid
@@ -350,27 +350,28 @@ impl Vfs {
         Ok(self.part(&place, tid)?.shown_target(place.tree, &place.path, target))
     }
 
-    /// Opens a file for the thread `tid`; `flags` as of open(2). Returns the handle.
+    /// Opens a file; `flags` as of open(2). Returns the handle.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] for writing to what is only read, [`Error::IsADirectory`],
     /// [`Error::NotFound`]; [`Error::Passed`] with EOPNOTSUPP for pressure where the kernel
     /// counts none.
-    pub fn open(&self, ino: Ino, flags: i32, tid: u32) -> Result<u64> {
+    pub fn open(&self, ino: Ino, flags: i32, request: Request) -> Result<u64> {
+        let Request { unique, tid } = request;
         if self.getattr(ino)?.kind == Kind::Directory {
             return Err(Error::IsADirectory);
         }
         if let Some((row, _)) = pressure(ino) {
             self.render(row, tid)?;
-            return Ok(self.handles.open());
+            return Ok(self.handles.open(unique));
         }
         if flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0 {
             return Err(Error::ReadOnly);
         }
-        Ok(self.handles.open())
+        Ok(self.handles.open(unique))
     }
 
-    /// Reads for the thread `tid` of the daemon's pid namespace; 0 is one not visible there.
+    /// Reads `size` bytes at `offset`.
     /// `owned` is false for a fill of the page cache, which all containers share.
     ///
     /// # Errors
@@ -381,11 +382,12 @@ impl Vfs {
         &self,
         ino: Ino,
         fh: u64,
-        tid: u32,
+        request: Request,
         offset: u64,
         size: u32,
         owned: bool,
     ) -> Result<Slice> {
+        let Request { unique, tid } = request;
         let node = Node::of(ino);
         if matches!(node, Some(Node::Directory(_))) {
             return Err(Error::IsADirectory);
@@ -393,10 +395,14 @@ impl Vfs {
         if !owned {
             return Err(Error::PageCacheFill);
         }
-        self.handles.read(fh, offset, size, || match node {
+        let read = self.handles.read(fh, unique, offset, size, || match node {
             Some(Node::File(row)) => self.render(row, tid),
             Some(Node::Directory(_)) | None => self.render_place(&self.trees.place(ino)?, tid),
-        })
+        });
+        if read.is_ok() {
+            self.kept.count(Counter::Reads);
+        }
+        read
     }
 
     /// Writes to a handle for the thread `tid`; what is written can only be a pressure trigger.
@@ -429,7 +435,24 @@ impl Vfs {
     /// What poll(2) on a handle has to tell beyond that it is readable and writable; none for a
     /// file without triggers. `waiter` is woken when it has fired.
     pub fn poll(&self, ino: Ino, fh: u64, waiter: Option<Waiter>) -> Option<Fired> {
-        pressure(ino).map(|_| self.triggers.poll(fh, waiter))
+        pressure(ino)?;
+        if let Some(waiter) = &waiter {
+            self.handles.keep_waiter(fh, waiter.number());
+        }
+        Some(self.triggers.poll(fh, waiter))
+    }
+
+    /// The kernel's numbers of those who wait for triggers that ended with an earlier worker:
+    /// woken, they ask again, and learn that there is none.
+    #[must_use]
+    pub fn take_lost_waiters(&self) -> Vec<u64> {
+        self.handles.take_waiters()
+    }
+
+    /// What outlives this worker.
+    #[must_use]
+    pub fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     /// Ends a handle.
@@ -456,13 +479,16 @@ impl Vfs {
 
     /// Answers a question about what the thread `tid` is shown.
     fn with_reader<T>(&self, tid: u32, ask: impl Fn(&Who) -> Result<T>) -> Result<T> {
-        if !self.shows_containers() {
+        if self.kept.shows_host() {
             return ask(&Who { reader: None, subject: Subject::Unknown });
         }
         let mut attempts = 1..=ATTEMPTS;
         loop {
             let who = self.resolver.resolve(tid)?;
             self.collector.history.forget(&self.resolver.take_ended());
+            if matches!(who.subject, Subject::Unknown) {
+                self.kept.count(Counter::Fallbacks);
+            }
             match ask(&who) {
                 // Remembered, and removed since: look once more who is asking.
                 Err(error) if error.is_gone() && attempts.next() != Some(ATTEMPTS) => {
@@ -495,6 +521,10 @@ mod tests {
         Vfs::of_machine().unwrap()
     }
 
+    fn by(tid: u32) -> Request {
+        Request { unique: Unique(2), tid }
+    }
+
     fn tid() -> u32 {
         rustix::thread::gettid().as_raw_pid().unsigned_abs()
     }
@@ -516,15 +546,15 @@ mod tests {
             let (parent, name) = row.path.rsplit_once('/').unwrap();
             let entries = vfs.readdir(find(&vfs, parent).unwrap().ino, tid()).unwrap();
             assert!(entries.iter().any(|entry| entry.name == name && entry.ino == row.ino));
-            let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC, tid()).unwrap();
-            let text = match vfs.read(row.ino, fh, tid(), 0, 1 << 20, true) {
+            let fh = vfs.open(row.ino, libc::O_RDONLY | libc::O_CLOEXEC, by(tid())).unwrap();
+            let text = match vfs.read(row.ino, fh, by(tid()), 0, 1 << 20, true) {
                 // A daemon is root, which a test need not be.
                 Err(error) if row.mode & 0o004 == 0 && error.errno() == libc::EACCES => continue,
                 text => text.unwrap(),
             };
             assert_eq!(text.last(), Some(&b'\n'), "{}", row.path);
             assert!(
-                vfs.read(row.ino, fh, tid(), text.len() as u64, 4096, true).unwrap().is_empty()
+                vfs.read(row.ino, fh, by(tid()), text.len() as u64, 4096, true).unwrap().is_empty()
             );
             vfs.release(fh);
         }
@@ -555,12 +585,12 @@ mod tests {
         assert_eq!(errno(vfs.getattr(999)), libc::ENOENT);
         let meminfo = find(&vfs, "proc/meminfo").unwrap().ino;
         for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC] {
-            assert_eq!(vfs.open(meminfo, flags, tid()).unwrap_err().errno(), libc::EACCES);
+            assert_eq!(vfs.open(meminfo, flags, by(tid())).unwrap_err().errno(), libc::EACCES);
         }
-        assert_eq!(vfs.open(2, libc::O_RDONLY, tid()).unwrap_err().errno(), libc::EISDIR);
+        assert_eq!(vfs.open(2, libc::O_RDONLY, by(tid())).unwrap_err().errno(), libc::EISDIR);
         assert_eq!(vfs.readdir(meminfo, 0).unwrap_err().errno(), libc::ENOTDIR);
-        assert_eq!(vfs.read(meminfo, 0, 0, 0, 10, false).unwrap_err().errno(), libc::EIO);
-        assert_eq!(vfs.read(2, 0, 0, 0, 10, true).unwrap_err().errno(), libc::EISDIR);
+        assert_eq!(vfs.read(meminfo, 0, by(0), 0, 10, false).unwrap_err().errno(), libc::EIO);
+        assert_eq!(vfs.read(2, 0, by(0), 0, 10, true).unwrap_err().errno(), libc::EISDIR);
     }
 
     #[test]
@@ -568,7 +598,7 @@ mod tests {
         let vfs = vfs();
         let cpuinfo = find(&vfs, "proc/cpuinfo").unwrap().ino;
         assert_eq!(vfs.resolver.unknown(), 0);
-        let text = vfs.read(cpuinfo, 0, 0, 0, 1 << 20, true).unwrap();
+        let text = vfs.read(cpuinfo, 0, by(0), 0, 1 << 20, true).unwrap();
         let count = |text: &str| text.lines().filter(|line| line.starts_with("processor")).count();
         let host = std::fs::read_to_string("/proc/cpuinfo").unwrap();
         assert_eq!(count(std::str::from_utf8(&text).unwrap()), count(&host));

@@ -14,6 +14,8 @@ use crate::container::Identity;
 use crate::error::{self, Error, Result};
 use crate::sys::descriptors;
 
+use super::kept::{Counter, Kept};
+
 /// How many triggers one container has at most; each holds a descriptor, and costs the kernel
 /// a look at every stall.
 const MOST_OF_A_CONTAINER: usize = 64;
@@ -28,12 +30,20 @@ const PRESSURE: &str = "proc/pressure";
 const BELL: u64 = u64::MAX;
 
 /// Wakes who waits in poll(2) on a handle, to ask again.
-pub struct Waiter(Box<dyn FnOnce() + Send>);
+pub struct Waiter {
+    number: u64,
+    wake: Box<dyn FnOnce() + Send>,
+}
 
 impl Waiter {
-    /// A waiter that `wake` wakes.
-    pub fn new(wake: impl FnOnce() + Send + 'static) -> Waiter {
-        Waiter(Box::new(wake))
+    /// A waiter that `wake` wakes, and that the kernel knows by `number`.
+    pub fn new(number: u64, wake: impl FnOnce() + Send + 'static) -> Waiter {
+        Waiter { number, wake: Box::new(wake) }
+    }
+
+    /// The kernel's number of it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 }
 
@@ -55,8 +65,9 @@ pub enum Fired {
 }
 
 /// The triggers of all handles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Triggers {
+    kept: Arc<Kept>,
     /// Made with the first trigger.
     shared: Mutex<Option<Arc<Shared>>>,
 }
@@ -99,6 +110,12 @@ impl Drop for Triggers {
 }
 
 impl Triggers {
+    /// No triggers; those of an earlier worker ended with it.
+    pub(super) fn new(kept: Arc<Kept>) -> Triggers {
+        kept.set(Counter::Triggers, 0);
+        Triggers { kept, shared: Mutex::default() }
+    }
+
     /// Whether there is room for another trigger of `container` on `handle`, which has none.
     ///
     /// # Errors
@@ -123,6 +140,7 @@ impl Triggers {
         *state.of_container.entry(container.clone()).or_default() += 1;
         let trigger = Trigger { container, descriptor, fired: Fired::No, waiter: None };
         state.by_handle.insert(handle, trigger);
+        self.kept.count(Counter::Triggers);
         Ok(())
     }
 
@@ -167,6 +185,7 @@ impl Triggers {
         let mut state = shared.state.lock();
         if let Some(trigger) = state.by_handle.remove(&handle) {
             state.released.push(trigger);
+            self.kept.subtract(Counter::Triggers, 1);
             drop(state);
             shared.ring();
         }
@@ -260,7 +279,7 @@ impl Shared {
         }
         let waiter = trigger.waiter.take();
         drop(state);
-        if let Some(Waiter(wake)) = waiter {
+        if let Some(Waiter { wake, .. }) = waiter {
             wake();
         }
     }

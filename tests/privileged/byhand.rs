@@ -367,9 +367,14 @@ impl Reader {
     /// Opens the file, reads it to its end and closes it.
     #[track_caller]
     pub(crate) fn read(&mut self, file: &str) -> String {
-        let text = self.ask(b'r', file, 0, 0).unwrap();
+        let text = self.try_read(file).unwrap();
         self.be_remembered();
         text
+    }
+
+    /// The same once; or the errno.
+    pub(crate) fn try_read(&mut self, file: &str) -> Result<String, i32> {
+        self.ask(b'r', file, 0, 0)
     }
 
     /// Reads so often that the daemon remembers it by its number, and not its container alone:

@@ -87,6 +87,25 @@ pub(crate) fn serve(mountpoint: &Path) -> Command {
     command
 }
 
+/// The worker of the daemon `pid`, once it has one.
+pub(crate) fn worker_of(pid: Pid) -> Pid {
+    let parent_of = |process: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, rest) = stat.split_once("(lxcfs-rs-worker) ")?;
+        rest.split(' ').nth(1)?.parse::<i32>().ok()
+    };
+    for _ in 0..12_000 {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        let names = processes.filter_map(|process| process.ok()?.file_name().into_string().ok());
+        let mut numbers = names.filter(|name| name.parse::<i32>().is_ok());
+        if let Some(worker) = numbers.find(|name| parent_of(name) == Some(pid.as_raw())) {
+            return Pid::from_raw(worker.parse().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("no worker");
+}
+
 /// Starts `command` and returns once it has said READY=1; gives its messages from then on.
 pub(crate) fn start_telling(
     place: &Place,
@@ -129,14 +148,17 @@ impl Served {
         Served { daemon: start(&place), place }
     }
 
+    fn worker(&self) -> Pid {
+        worker_of(self.daemon.pid())
+    }
+
     pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.worker())).unwrap().count()
     }
 
     /// In kB.
     pub(crate) fn resident(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.worker())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }

@@ -5,21 +5,21 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use lxcfs_rs::fuse::session::{Connection, Session, connect};
+use lxcfs_rs::fuse::connection::Connection;
+use lxcfs_rs::fuse::session::Session;
 use lxcfs_rs::vfs::Vfs;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::byhand::eventually;
-use crate::daemon::{Guarded, PROGRAM, Place, serve, start, start_telling};
+use crate::daemon::{Guarded, PROGRAM, Place, serve, start, start_telling, worker_of};
 
 fn run(mut command: Command) -> Output {
     command.output().unwrap()
@@ -114,9 +114,10 @@ fn a_live_one_is_refused_and_lives_on() {
 fn a_hung_one_is_refused_in_bounded_time() {
     let place = Place::new();
     let daemon = start(&place);
-    daemon.signal(Signal::SIGSTOP);
+    let worker = worker_of(daemon.pid());
+    kill(worker, Signal::SIGSTOP).unwrap();
     let line = refusal(serve(&place.mountpoint()));
-    daemon.signal(Signal::SIGCONT);
+    kill(worker, Signal::SIGCONT).unwrap();
     assert!(line.contains("in use by a live daemon that does not answer"), "{line}");
     assert!(std::fs::read_to_string(place.meminfo()).is_ok());
 }
@@ -126,17 +127,11 @@ fn a_hung_one_is_refused_in_bounded_time() {
 fn one_that_takes_requests_and_answers_none_is_refused_in_bounded_time() {
     let place = Place::new();
     std::fs::create_dir(place.mountpoint()).unwrap();
-    let connection = connect(&place.mountpoint()).unwrap();
-    // fuse_out_header (length, error, the request's unique) and fuse_init_out (version 7.31).
-    let mut reply = [0; 80];
-    reply[0] = 80;
-    reply[8..16].copy_from_slice(&connection.init_request[8..16]);
-    (reply[16], reply[20]) = (7, 31);
+    let connection = Connection::new(&place.mountpoint()).unwrap();
     let mut device = File::from(connection.device);
-    device.write_all(&reply).unwrap();
 
     let daemon = Guarded(serve(&place.mountpoint()).spawn().unwrap());
-    assert!(device.read(&mut vec![0; 1 << 16]).unwrap() > 0);
+    assert!(device.read(&mut vec![0; 1 << 20]).unwrap() > 0);
     let (status, log) = daemon.end();
     assert_eq!(status.code(), Some(1));
     assert!(log.contains("in use by a live daemon that does not answer"), "{log}");
@@ -262,7 +257,7 @@ fn what_is_mounted_over_it_stays() {
 }
 
 #[test]
-fn an_aborted_connection_is_an_error_and_unmounted() {
+fn an_aborted_connection_is_made_anew() {
     let place = Place::new();
     let daemon = start(&place);
     let device = std::fs::metadata(place.mountpoint()).unwrap().dev();
@@ -272,9 +267,14 @@ fn an_aborted_connection_is_an_error_and_unmounted() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh", &connection.to_string()]);
     assert!(run(command).status.success());
+    eventually("another mount", || {
+        std::fs::read_to_string(place.meminfo()).is_ok_and(|text| text.starts_with("MemTotal:"))
+    });
+    assert_eq!(mounts(&place).len(), 1);
+    daemon.signal(Signal::SIGTERM);
     let (status, log) = daemon.end();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("the FUSE connection was aborted"), "{log}");
+    assert!(status.success(), "{log}");
+    assert!(log.contains("the connection was aborted") && log.contains("mounted afresh"), "{log}");
     assert!(mounts(&place).is_empty());
 }
 
@@ -332,8 +332,9 @@ fn workers_are_as_many_as_asked_for() {
     let mut command = serve(&place.mountpoint());
     command.args(["--workers", "3"]);
     let daemon = start_telling(&place, command).0;
+    let worker = worker_of(daemon.pid());
     let workers = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap();
         let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
         names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("fuser-"))).count()
     };
@@ -559,27 +560,20 @@ fn a_mountpoint_that_is_full_or_a_file_is_refused() {
 fn a_session_starts_from_a_connection_that_was_answered_before() {
     let place = Place::new();
     std::fs::create_dir(place.mountpoint()).unwrap();
-    let connection = connect(&place.mountpoint()).unwrap();
-    assert!(connection.init_reply.is_none());
+    let connection = Connection::new(&place.mountpoint()).unwrap();
     let vfs = Arc::new(Vfs::of_machine().unwrap());
-    let first = Session::start(connection, vfs.clone(), 1).unwrap();
+    let first = Session::new(&connection, vfs.clone(), 1).unwrap();
+    let first = std::thread::spawn(|| first.run());
     assert!(place.meminfo().exists());
-    let left = first.connection();
-    let connection = Connection {
-        device: left.device.try_clone().unwrap(),
-        init_request: left.init_request.clone(),
-        init_reply: left.init_reply.clone(),
-    };
-    let second = Session::start(connection, vfs, 2).unwrap();
-    assert_eq!(second.connection().init_reply, first.connection().init_reply);
+    let second = Session::new(&connection, vfs, 2).unwrap();
+    let second = std::thread::spawn(|| second.run());
     for _ in 0..100 {
         let text = std::fs::read_to_string(place.meminfo()).unwrap();
         assert!(text.starts_with("MemTotal:"));
     }
     umount2(&place.mountpoint(), MntFlags::empty()).unwrap();
     for session in [first, second] {
-        let signals = nix::sys::signalfd::SignalFd::new(&nix::sys::signal::SigSet::empty());
-        assert!(session.wait(&signals.unwrap(), |_| ControlFlow::Break(())).is_ok());
+        session.join().unwrap().unwrap();
     }
     assert_eq!(umount2(&place.mountpoint(), MntFlags::empty()), Err(Errno::EINVAL));
 }

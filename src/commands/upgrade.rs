@@ -1,0 +1,43 @@
+//! `lxcfs-rs upgrade`: has a running daemon go on as another program.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lxcfs_rs::error::{Error, Result};
+use lxcfs_rs::fuse::control;
+
+use super::{Place, status_of};
+
+/// Have a running daemon go on as this program, or another one; no reader notices
+///
+/// The daemon keeps its command line. A program that does not understand it, or cannot start, is
+/// refused, and the daemon goes on as it is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+
+    /// The program to go on as [default: this one]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+/// Asks for it.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    status_of("lxcfs-rs: upgrade", upgrade(args))
+}
+
+fn upgrade(args: &Args) -> Result<()> {
+    let program = match &args.program {
+        Some(program) => {
+            std::path::absolute(program).map_err(|error| Error::io("find", program, error))?
+        }
+        None => {
+            std::env::current_exe().map_err(|error| Error::io("find", "/proc/self/exe", error))?
+        }
+    };
+    let Place { mountpoint, runtime_dir } = &args.place;
+    let version = control::upgrade(runtime_dir, mountpoint, &program)?;
+    println!("{}: served by {} {version}", mountpoint.display(), program.display());
+    Ok(())
+}
