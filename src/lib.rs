@@ -43,12 +43,14 @@
 //! * **Directories of /sys as a whole** ([`vfs`], [`collect::tree`]): the host's own, of which a
 //!   reader finds what its machine has; no link is followed, and nothing is opened that not
 //!   everybody may read.
-//! * **Stateless inode numbers and handles**: a later daemon can go on with the connection of
-//!   an earlier one ([`fuse::session`]).
+//! * **The connection outlives who serves it** ([`fuse`]): inode numbers are constants, what is open
+//!   lies in a memory that workers share ([`vfs::kept`]), and a request that is sent again is
+//!   answered as the first time.
 //! * **Fixtures are root directories**: every reader starts at a root path, so a captured host
 //!   drives collect and render as the machine does.
 //!
 //! # Glossary
+//! * *keeper*: the process that holds the FUSE connection; *worker*: its child that serves it.
 //! * *reader*: the process whose thread reads a file. *Subject*: what it is shown.
 //! * *container*: a set of cgroups, one per hierarchy, that bound processes. Its *birth* is when
 //!   the init of its outermost pid namespace started.

@@ -74,7 +74,7 @@ impl Subject {
     }
 
     pub(crate) fn pid(&self) -> Option<Pid> {
-        self.daemon.as_ref().map(Daemon::pid)
+        self.daemon.as_ref().map(Daemon::serving)
     }
 }
 
@@ -206,6 +206,15 @@ impl Daemon {
 
     fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// The process that answers: of ours the worker, the keeper's child.
+    fn serving(&self) -> Pid {
+        let keeper = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+        let mut children = children.unwrap_or_default();
+        children.truncate(children.find(' ').unwrap_or(0));
+        children.parse().map_or(keeper, Pid::from_raw)
     }
 }
 

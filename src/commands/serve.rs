@@ -8,8 +8,8 @@ use std::sync::Arc;
 use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
 use lxcfs_rs::cpulist::CpuIds;
 use lxcfs_rs::error::Result;
-use lxcfs_rs::fuse::daemon::{Keeping, MakeVfs, Options, is_probe, keep};
-use lxcfs_rs::runtime::heal::{Place, heal};
+use lxcfs_rs::fuse::daemon::{Keeping, MakeVfs, Mended, Options, is_probe, keep};
+use lxcfs_rs::runtime::heal::{Healed, Place, heal};
 use lxcfs_rs::vfs::Vfs;
 use lxcfs_rs::vfs::kept::Kept;
 
@@ -113,16 +113,13 @@ impl Daemon {
     }
 }
 
-/// Gives containers living files for dead ones; how many.
-fn heal_containers(mountpoint: &Path) -> Result<u64> {
-    let healed = heal(mountpoint)?;
-    for Place { pid, path, why } in &healed.left {
-        log::warn!("process {pid}: {}: dead, and not healed: {why}", path.escape_debug());
-    }
-    if !healed.healed.is_empty() {
-        log::info!("healed {} mounts in containers", healed.healed.len());
-    }
-    Ok(healed.healed.len() as u64)
+/// Gives containers living files for dead ones.
+fn heal_containers(mountpoint: &Path) -> Result<Mended> {
+    let Healed { healed, left, .. } = heal(mountpoint)?;
+    let line = |Place { pid, path, why }: &Place| {
+        format!("process {pid}: {}: dead, and not healed: {why}", path.escape_debug())
+    };
+    Ok(Mended { healed: healed.len() as u64, left: left.iter().map(line).collect() })
 }
 
 impl MakeVfs for Daemon {

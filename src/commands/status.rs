@@ -49,7 +49,9 @@ fn lines(status: &Value) -> String {
                 Value::Bool(true) => "yes".to_owned(),
                 Value::Bool(false) => "no".to_owned(),
                 Value::String(text) => text.clone(),
-                other => other.to_string(),
+                other @ (Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                    other.to_string()
+                }
             };
             (name.replace('_', " "), value)
         })

@@ -64,8 +64,17 @@ pub struct Keeping<'a> {
     pub take_over: bool,
     /// The filesystem of a worker that goes on with what is kept.
     pub vfs: &'a dyn MakeVfs,
-    /// Mends what containers have mounted of a connection that is no more; how many mounts.
-    pub heal: fn(&Path) -> Result<u64>,
+    /// Mends what containers have mounted of a connection that is no more.
+    pub heal: fn(&Path) -> Result<Mended>,
+}
+
+/// What became of dead mounts in containers.
+#[derive(Clone, Debug, Default)]
+pub struct Mended {
+    /// How many live again.
+    pub healed: u64,
+    /// Those that do not, a line for each.
+    pub left: Vec<String>,
 }
 
 /// Makes a worker's filesystem, for the mount point it is given.

@@ -31,7 +31,7 @@ pub(super) const VARIABLE: &str = "LXCFS_RS_HANDOVER";
 /// What a probe says.
 pub(super) const PROBE: &str = "probe";
 
-/// What systemd knows the descriptors by, in the order of [`Handed::descriptors`].
+/// What systemd knows the descriptors by: the state, the device, what outlives a worker.
 const NAMES: [&str; 3] = ["lxcfs-rs-state", "lxcfs-rs-device", "lxcfs-rs-memory"];
 
 /// What systemd passes descriptors by, sd_listen_fds(3).

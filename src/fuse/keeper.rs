@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::connection::Connection;
 use super::control::{Ask, Control, Peer, Reply, Status, is_orphaned, take_over};
-use super::daemon::{END, Keeping, Options, RELOAD, TOGGLE, next_signal};
+use super::daemon::{END, Keeping, Mended, Options, RELOAD, TOGGLE, next_signal};
 use super::handover::{FdStore, Handed, Program, State, is_over};
 use super::mountpoint::{Claim, Mounted};
 use super::notify::notify;
@@ -289,30 +289,30 @@ impl<'a> Keeper<'a> {
             self.end(signal);
             return ControlFlow::Break(());
         }
-        match signal {
-            RELOAD => {
-                log::info!("{signal}: readers are shown their containers, by a newer program");
-                self.kept.show_host(false);
-                let Err(error) = self.upgrade(&Program::at(self.program.path()), None);
-                error::report(&error);
-            }
-            TOGGLE => {
-                let shows_host = !self.kept.shows_host();
-                self.kept.show_host(shows_host);
-                if shows_host {
-                    log::warn!(
-                        "{signal}: all readers are shown the host's files, until the next {TOGGLE}"
-                    );
-                } else {
-                    log::info!("{signal}: readers are shown their containers");
-                }
-            }
-            // Some child has ended: the worker's end is seen by its pidfd.
-            _ => self.healers.retain(|pid| {
+        if signal == RELOAD {
+            log::info!("{signal}: readers are shown their containers, by a newer program");
+            self.kept.show_host(false);
+            let Err(error) = self.upgrade(&Program::at(self.program.path()), None);
+            error::report(&error);
+        } else if signal == TOGGLE {
+            self.toggle();
+        } else {
+            // SIGCHLD. The worker's end is seen by its pidfd.
+            self.healers.retain(|pid| {
                 matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
-            }),
+            });
         }
         ControlFlow::Continue(())
+    }
+
+    fn toggle(&self) {
+        let shows_host = !self.kept.shows_host();
+        self.kept.show_host(shows_host);
+        if shows_host {
+            log::warn!("{TOGGLE}: all readers are shown the host's files, until the next {TOGGLE}");
+        } else {
+            log::info!("{TOGGLE}: readers are shown their containers");
+        }
     }
 
     /// Ends because a signal says so. What systemd keeps goes on, with the next one, or ends with
@@ -526,7 +526,15 @@ impl<'a> Keeper<'a> {
                 .map_err(|error| Error::io("start", "a healer", error))
                 .and_then(|()| (self.keeping.heal)(self.mounted.path()));
             match done {
-                Ok(count) => self.kept.add(Counter::Healed, count),
+                Ok(Mended { healed, left }) => {
+                    if healed > 0 {
+                        log::info!("healed {healed} mounts in containers");
+                        self.kept.add(Counter::Healed, healed);
+                    }
+                    let is_news = self.kept.get(Counter::Dead) != left.len() as u64;
+                    self.kept.set(Counter::Dead, left.len() as u64);
+                    left.iter().filter(|_| is_news).for_each(|line| log::warn!("{line}"));
+                }
                 Err(error) => error::report(&error),
             }
             0

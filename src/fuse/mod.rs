@@ -14,6 +14,10 @@
 //!   request once idmapped mounts are allowed, and must not be used.
 //! * Inode numbers are constants, their generation is 0 and lookups are not counted: whoever
 //!   takes over the connection understands every request that the kernel still holds.
+//!
+//! A daemon is a [`daemon`] from its start to its end; in it a keeper (`keeper.rs`) holds the
+//! [`connection`], and a worker, its child, runs a [`session`]. How a connection gets to another
+//! program is in `handover.rs`, what a daemon can be asked in [`control`].
 
 pub mod connection;
 pub mod control;

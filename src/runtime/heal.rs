@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::attach::replace;
@@ -74,6 +76,14 @@ pub fn heal_in(mountpoint: &Path, targets: &[Target]) -> Result<Healed> {
     Ok(healing.healed)
 }
 
+/// Waits until nobody else heals by the daemon at `mountpoint`: two would mount everything twice.
+fn take_turn(mountpoint: &Path) -> Result<Flock<File>> {
+    let failed = |op, error| Error::io(op, mountpoint, error);
+    let directory = File::open(mountpoint).map_err(|error| failed("open", error))?;
+    Flock::lock(directory, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| failed("lock", errno.into()))
+}
+
 /// The processes of each mount namespace.
 fn namespaces() -> Result<BTreeMap<NsId, Vec<u32>>> {
     let proc = ProcRoot::open(Path::new("/proc"))?;
@@ -98,6 +108,8 @@ enum Whose {
 
 struct Healing {
     served: Served,
+    /// Held until the end.
+    _turn: Flock<File>,
     whose: Whose,
     deaths: Deaths,
     /// In which whole trees are the mountpoints of daemons, which replace them themselves.
@@ -108,8 +120,10 @@ struct Healing {
 impl Healing {
     fn new(mountpoint: &Path, whose: Whose) -> Result<Healing> {
         let served = Served::at(mountpoint)?;
+        let turn = take_turn(mountpoint)?;
         let deaths = Deaths::but(Some(served.device));
-        Ok(Healing { served, whose, deaths, hosts: host_namespaces()?, healed: Healed::default() })
+        let (hosts, healed) = (host_namespaces()?, Healed::default());
+        Ok(Healing { served, _turn: turn, whose, deaths, hosts, healed })
     }
 
     fn look_into(&mut self, target: &Target) -> Result<()> {

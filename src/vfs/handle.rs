@@ -517,7 +517,7 @@ mod tests {
             let file = first.open(FIRST);
             read(&first, file, 0, 4, &"x".repeat(3 * BLOCK));
             let slot = first.kept.slot(0).unwrap();
-            slot.snapshot().store(block << 32 | 3 * BLOCK as u64, Relaxed);
+            slot.snapshot().store((block << 32) | (3 * BLOCK as u64), Relaxed);
             first.kept.next(0).unwrap().store(next, Relaxed);
             first.kept.set(Counter::UsedSlots, u64::MAX);
             first.kept.set(Counter::UsedBlocks, u64::MAX);

@@ -3,7 +3,7 @@
 //!
 //! Only words, each of which is changed at once: whenever a worker is killed, the next one finds
 //! either the old or the new value of each. What several words together mean is written in an
-//! order that leaves no wrong meaning between two steps; [`super::handle`] says which.
+//! order that leaves no wrong meaning between two steps; the handle table (`handle.rs`) says which.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
@@ -76,6 +76,8 @@ pub enum Counter {
     Triggers = 12,
     /// Containers that are remembered now.
     Containers = 13,
+    /// Dead mounts in containers that could not be replaced when it was last tried.
+    Dead = 14,
 }
 
 /// What has been counted, for people: since the connection was made, or, where it says "now", at
@@ -96,6 +98,8 @@ pub struct Counted {
     pub reconnections: u64,
     /// Dead mounts in containers that were replaced.
     pub healed_mounts: u64,
+    /// Dead mounts in containers that could not be replaced when it was last tried.
+    pub dead_mounts: u64,
     /// Open files that lost their place to others, and so render anew at every read.
     pub evicted_handles: u64,
     /// Files that are open now.
@@ -295,6 +299,7 @@ impl Kept {
             upgrades: self.get(Counter::Upgrades),
             reconnections: self.get(Counter::Reconnections),
             healed_mounts: self.get(Counter::Healed),
+            dead_mounts: self.get(Counter::Dead),
             evicted_handles: self.get(Counter::Evicted),
             handles: self.get(Counter::Handles),
             most_handles: MOST_HANDLES as u64,
@@ -369,8 +374,8 @@ mod tests {
     #[test]
     fn bytes_of_a_block() {
         let kept = Kept::new().unwrap();
-        let bytes: Vec<u8> = (0..BLOCK).map(|at| (at % 251) as u8).collect();
-        let last = MOST_BLOCKS as u32 - 1;
+        let bytes: Vec<u8> = (0..=250).cycle().take(BLOCK).collect();
+        let last = u32::try_from(MOST_BLOCKS - 1).unwrap();
         kept.write(last, &bytes);
         for (start, end) in [(0, BLOCK), (0, 0), (3, 3), (3, 4), (7, 17), (8, 16), (4095, 4096)] {
             let mut text = b"before".to_vec();
