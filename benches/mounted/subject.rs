@@ -212,9 +212,12 @@ impl Daemon {
     fn serving(&self) -> Pid {
         let keeper = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
-        let mut children = children.unwrap_or_default();
-        children.truncate(children.find(' ').unwrap_or(0));
-        children.parse().map_or(keeper, Pid::from_raw)
+        let children = children.unwrap_or_default();
+        let worker = children.split(' ').find(|child| {
+            std::fs::read_to_string(format!("/proc/{child}/comm"))
+                .is_ok_and(|name| name.trim_end() == "lxcfs-rs-worker")
+        });
+        worker.and_then(|worker| worker.parse().ok()).map_or(keeper, Pid::from_raw)
     }
 }
 
