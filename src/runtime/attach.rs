@@ -12,7 +12,7 @@ use super::served::{Deaths, Served, device_at};
 use super::target::{self, Target, Top, Visit, host_peer_groups, is_lxcfs};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::procfs::mountinfo::{Device, Mount};
+use crate::procfs::mountinfo::Device;
 
 /// Puts `wanted` of the files that are served at `mountpoint` into a container; returns where.
 /// What is there already stays, and so does another living daemon's; dead mounts of lxcfs are
@@ -36,25 +36,26 @@ pub fn attach(target: &Target, mountpoint: &Path, wanted: &[files::Mount]) -> Re
             }
         }
         visit.enter()?;
-        let mut places = Vec::new();
+        let places: Vec<PathBuf> = ours.iter().map(|(_, file)| place_of(file)).collect();
+        let tops = visit.tops(&places.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        let mut chosen = Vec::new();
         let mut missing = 0;
-        for (mount, file) in ours {
-            let place = Path::new("/").join(file.path);
-            match look(visit, &place, served.device, &dead, &shared)? {
+        for (((mount, _), place), top) in ours.into_iter().zip(places).zip(tops) {
+            match look(visit, &place, top?, served.device, &dead, &shared)? {
                 Found::Missing => {
                     log::info!("{}: the container has no such file", place.display());
                     missing += 1;
                 }
                 Found::Ours => log::info!("{}: there already", place.display()),
                 Found::Foreign(what) => log::warn!("{}: {what}, left alone", place.display()),
-                Found::Kernels(top) | Found::Dead(top) => places.push((mount, place, top)),
+                Found::Kernels(top) | Found::Dead(top) => chosen.push((mount, place, top)),
             }
         }
         if missing == wanted.len() {
             let pid = target.pid;
             return Err(Error::Refused(format!("process {pid}: has none of the files to cover")));
         }
-        cover(visit, places)
+        cover(visit, chosen)
     })
 }
 
@@ -84,13 +85,13 @@ pub fn detach(target: &Target, mountpoint: &Path) -> Result<Vec<PathBuf>> {
 fn dead_devices(target: &Target, served: Option<Device>) -> Result<Vec<Device>> {
     let mut deaths = Deaths::but(served);
     let mut mounts = target.lxcfs_mounts()?;
-    mounts.retain(|mount| files::mounts().any(|file| is_at(mount, file.path)));
+    mounts.retain(|mount| files::mounts().any(|file| mount.mount_point == place_of(&file)));
     mounts.retain(|mount| deaths.is_dead(target, mount));
     Ok(mounts.into_iter().map(|mount| mount.device).collect())
 }
 
-fn is_at(mount: &Mount, path: &str) -> bool {
-    mount.mount_point.strip_prefix("/").is_ok_and(|place| place == Path::new(path))
+fn place_of(file: &files::Mount) -> PathBuf {
+    Path::new("/").join(file.path)
 }
 
 /// What is at the place of a file.
@@ -110,11 +111,12 @@ enum Found {
 fn look(
     visit: &Visit<'_>,
     place: &Path,
+    top: Option<Top>,
     ours: Device,
     dead: &[Device],
     host: &BTreeSet<u64>,
 ) -> Result<Found> {
-    let Some(top) = visit.top(place)? else { return Ok(Found::Missing) };
+    let Some(top) = top else { return Ok(Found::Missing) };
     let kernels = if place.starts_with("/proc") { "proc" } else { "sysfs" };
     let mount = &top.mount;
     if is_lxcfs(mount) && mount.device == ours {
@@ -181,23 +183,22 @@ pub(super) fn replace(visit: &Visit<'_>, mount: &OwnedFd, place: &Path, dead: &T
         Err(errno) => return Err(unmounted(errno)),
     }
     let gone = || Error::io("find what is below", place, Errno::NOENT);
-    let top = visit.top(place)?.ok_or_else(gone)?;
-    attach_to(mount, &top.file, place)
+    let below = visit.open(place)?.ok_or_else(gone)?;
+    attach_to(mount, &below, place)
 }
 
 /// Unmounts what is on top at the places of the files, where that is of one of `devices`.
 fn uncover(visit: &Visit<'_>, devices: &[Device]) -> Result<Vec<PathBuf>> {
     visit.enter()?;
+    let places: Vec<PathBuf> = files::mounts().map(|file| place_of(&file)).collect();
+    let tops = visit.tops(&places.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let mut found = Vec::new();
-    for file in files::mounts() {
-        let place = Path::new("/").join(file.path);
-        let Some(top) = visit.top(&place)? else { continue };
+    for (place, top) in places.into_iter().zip(tops) {
+        let Some(Top { file, mount }) = top? else { continue };
         // On top, and not only in a tree that is mounted as a whole.
-        if is_lxcfs(&top.mount)
-            && devices.contains(&top.mount.device)
-            && is_at(&top.mount, file.path)
-        {
-            visit.unmount(&top.file).map_err(|errno| Error::io("unmount", &place, errno))?;
+        let is_there = mount.mount_point == place;
+        if is_lxcfs(&mount) && devices.contains(&mount.device) && is_there {
+            visit.unmount(&file).map_err(|errno| Error::io("unmount", &place, errno))?;
             found.push(place);
         }
     }

@@ -174,15 +174,12 @@ fn revive(visit: &Visit<'_>, served: &Served, mounts: &[Mount]) -> Result<Vec<Ou
         living.push(served.mount_of(shown_by(mount), attributes));
     }
     visit.enter()?;
-    let outcomes = mounts.iter().zip(living).map(|(dead, living)| {
+    let places: Vec<&Path> = mounts.iter().map(|mount| mount.mount_point.as_path()).collect();
+    let tops = visit.tops(&places)?;
+    let outcomes = mounts.iter().zip(living).zip(tops).map(|((dead, living), top)| {
         let place = &dead.mount_point;
         let done = living.and_then(|living| {
-            let top = match visit.top(place) {
-                // Unmounted in this moment.
-                Err(error) if error.is_gone() => None,
-                top => top?,
-            };
-            let Some(top) = top.filter(|top| top.mount.id == dead.id) else {
+            let Some(top) = top?.filter(|top| top.mount.id == dead.id) else {
                 return Ok(Outcome::Hidden);
             };
             let Some(living) = living else {

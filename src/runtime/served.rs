@@ -168,13 +168,13 @@ impl Deaths {
 /// where the mount cannot be reached.
 fn ask(target: &Target, mount: &Mount) -> Result<Option<bool>> {
     target.visit(&[], |visit| {
-        let Ok(Some(top)) = visit.top(&mount.mount_point) else { return Ok(None) };
-        if top.mount.id != mount.id {
+        let Ok(Some(file)) = visit.open(&mount.mount_point) else { return Ok(None) };
+        if visit.mount_id(&file)? != mount.id {
             return Ok(None);
         }
         // To stat(2) the kernel replies for a dead daemon as long as it may keep the attributes.
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-        let answer = statx(&top.file, "", flags, StatxFlags::BASIC_STATS);
+        let answer = statx(&file, "", flags, StatxFlags::BASIC_STATS);
         Ok(Some(matches!(answer, Err(Errno::NOTCONN | Errno::CONNABORTED))))
     })
 }

@@ -31,6 +31,10 @@ use crate::sys::{file, identity, process};
 /// How long a filesystem may keep a child of ours waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long reading the mounts may take. Of each in a high stack the kernel goes all the way down
+/// to tell its place.
+const READING: Duration = Duration::from_secs(1);
+
 /// How long a child that was killed may take to end.
 const LAST_MOMENT: Duration = Duration::from_millis(200);
 
@@ -129,8 +133,12 @@ impl Target {
     /// One line is held at a time: there may be very many.
     fn each_mount(&self, mut take: impl FnMut(Mount)) -> Result<()> {
         let failed = |error| Error::io("read", process_file(self.pid, "mountinfo"), error);
+        let deadline = Instant::now() + READING;
         (&self.mountinfo).rewind().map_err(failed)?;
         for line in BufReader::new(&self.mountinfo).split(b'\n') {
+            if Instant::now() > deadline {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
             mountinfo::parse_line(&line.map_err(failed)?).into_iter().for_each(&mut take);
         }
         Ok(())
@@ -310,27 +318,54 @@ impl<'a> Visit<'a> {
         fchdir(&self.proc).map_err(|errno| failed(errno.into()))
     }
 
-    /// What is at `place`, a path from the target's root; none where there is nothing.
+    /// Opens what is at `place`, a path from the target's root; none where there is nothing.
     ///
     /// # Errors
-    /// What openat2(2) answers: ELOOP for a link on the way. [`Error::Gone`] where it was
-    /// unmounted in this moment.
-    pub fn top(&self, place: &Path) -> Result<Option<Top>> {
+    /// What openat2(2) answers: ELOOP for a link on the way.
+    pub fn open(&self, place: &Path) -> Result<Option<OwnedFd>> {
         let below = place.strip_prefix("/").unwrap_or(place);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        let file = match openat2(&self.target.root, below, flags, Mode::empty(), resolve) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            opened => opened.map_err(|errno| Error::io("open", place, errno))?,
+        match openat2(&self.target.root, below, flags, Mode::empty(), resolve) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            opened => Ok(Some(opened.map_err(|errno| Error::io("open", place, errno))?)),
+        }
+    }
+
+    /// What is at each of `places`, as [`Visit::open`] finds it, and the mounts that it lies on.
+    ///
+    /// # Errors
+    /// What reading the mounts answers.
+    pub fn tops(&self, places: &[&Path]) -> Result<Vec<Result<Option<Top>>>> {
+        let mut opened = Vec::new();
+        for place in places {
+            opened.push(match self.open(place) {
+                Ok(Some(file)) => Ok(Some((self.mount_id(&file)?, file))),
+                other => other.map(|_| None),
+            });
+        }
+        let ids: BTreeSet<u64> = opened.iter().flatten().flatten().map(|(id, _)| *id).collect();
+        // Afterwards: what is open keeps its mount, and that its number.
+        let mounts = self.target.mounts(|mount| ids.contains(&mount.id))?;
+        // One that was unmounted in this moment is not among them.
+        let top = |(id, file)| {
+            let mount = mounts.iter().find(|mount| mount.id == id)?.clone();
+            Some(Top { file, mount })
         };
-        let fdinfo = format!("self/fdinfo/{}", file.as_raw_fd());
-        let path = process_file("self", &format!("fdinfo/{}", file.as_raw_fd()));
-        let text =
-            file::read_at(&self.proc, &fdinfo).map_err(|error| Error::io("read", &path, error))?;
-        let id = mountinfo::parse_mount_id(&text)
-            .ok_or_else(|| Error::malformed(&path, 0, &text, "a line \"mnt_id: NUMBER\""))?;
-        let gone = || Error::Gone { what: format!("{}: what was mounted there", place.display()) };
-        Ok(Some(Top { file, mount: self.mount(id)?.ok_or_else(gone)? }))
+        Ok(opened.into_iter().map(|found| Ok(found?.and_then(top))).collect())
+    }
+
+    /// The id of the mount that an open file lies on, which is nobody else's as long as it is open.
+    ///
+    /// # Errors
+    /// What reading its fdinfo answers.
+    pub fn mount_id(&self, file: &OwnedFd) -> Result<u64> {
+        let fdinfo = format!("fdinfo/{}", file.as_raw_fd());
+        let path = process_file("self", &fdinfo);
+        let text = file::read_at(&self.proc, &format!("self/{fdinfo}"))
+            .map_err(|error| Error::io("read", &path, error))?;
+        mountinfo::parse_mount_id(&text)
+            .ok_or_else(|| Error::malformed(&path, 0, &text, "a line \"mnt_id: NUMBER\""))
     }
 
     /// The mount of this id.
