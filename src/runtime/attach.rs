@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::mounts::{INERT, READ_ONLY, attach_to};
-use super::served::{Deaths, Served, device_at};
+use super::served::{Deaths, Served, Turn, device_at};
 use super::target::{self, Target, Top, Visit, host_peer_groups, is_lxcfs};
 use crate::error::{Error, Result};
 use crate::files;
@@ -24,6 +24,7 @@ pub fn attach(target: &Target, mountpoint: &Path, wanted: &[files::Mount]) -> Re
     target::prepare()?;
     target.refuse_host()?;
     let served = Served::at(mountpoint)?;
+    let _turn = Turn::take()?;
     let dead = dead_devices(target, Some(served.device))?;
     let shared = host_peer_groups()?;
     target.visit(&[served.as_fd()], |visit| {
@@ -68,6 +69,7 @@ pub fn detach(target: &Target, mountpoint: &Path) -> Result<Vec<PathBuf>> {
     target::prepare()?;
     target.refuse_host()?;
     let ours = device_at(mountpoint)?;
+    let _turn = Turn::take()?;
     let mut all = Vec::new();
     // One may lie on another.
     loop {

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::attach::replace;
 use super::mounts::{INERT, READ_ONLY};
-use super::served::{Deaths, Served};
+use super::served::{Deaths, Served, Turn};
 use super::target::{self, Target, Visit, host_namespaces};
 use crate::error::{Error, Result};
 use crate::procfs::mountinfo::Mount;
@@ -76,14 +74,6 @@ pub fn heal_in(mountpoint: &Path, targets: &[Target]) -> Result<Healed> {
     Ok(healing.healed)
 }
 
-/// Waits until nobody else heals by the daemon at `mountpoint`: two would mount everything twice.
-fn take_turn(mountpoint: &Path) -> Result<Flock<File>> {
-    let failed = |op, error| Error::io(op, mountpoint, error);
-    let directory = File::open(mountpoint).map_err(|error| failed("open", error))?;
-    Flock::lock(directory, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| failed("lock", errno.into()))
-}
-
 /// The processes of each mount namespace.
 fn namespaces() -> Result<BTreeMap<NsId, Vec<u32>>> {
     let proc = ProcRoot::open(Path::new("/proc"))?;
@@ -109,7 +99,7 @@ enum Whose {
 struct Healing {
     served: Served,
     /// Held until the end.
-    _turn: Flock<File>,
+    _turn: Turn,
     whose: Whose,
     deaths: Deaths,
     /// In which whole trees are the mountpoints of daemons, which replace them themselves.
@@ -120,7 +110,7 @@ struct Healing {
 impl Healing {
     fn new(mountpoint: &Path, whose: Whose) -> Result<Healing> {
         let served = Served::at(mountpoint)?;
-        let turn = take_turn(mountpoint)?;
+        let turn = Turn::take()?;
         let deaths = Deaths::but(Some(served.device));
         let (hosts, healed) = (host_namespaces()?, Healed::default());
         Ok(Healing { served, _turn: turn, whose, deaths, hosts, healed })

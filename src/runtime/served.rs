@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::fs::{DirBuilder, File};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,13 +56,13 @@ impl Served {
             )));
         }
         let meminfo = mountpoint.join("proc/meminfo");
-        let failed = |error: std::io::Error| Error::io("look at", &meminfo, error);
+        let failed = |error: io::Error| Error::io("look at", &meminfo, error);
         let name =
             CString::new(meminfo.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
         match ask_in_child(&name, PATIENCE).map_err(failed)? {
             Answer::Present => {}
-            Answer::Failed(errno) => return Err(failed(std::io::Error::from_raw_os_error(errno))),
-            Answer::None => return Err(failed(std::io::ErrorKind::TimedOut.into())),
+            Answer::Failed(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
+            Answer::None => return Err(failed(io::ErrorKind::TimedOut.into())),
         }
         Ok(Served {
             mountpoint: mountpoint.to_owned(),
@@ -110,6 +113,36 @@ pub fn device_at(mountpoint: &Path) -> Result<Option<Device>> {
     match open(mountpoint) {
         Err(error) if error.is_gone() => Ok(None),
         opened => Ok(opened.map(|(_, mount)| is_lxcfs(&mount).then_some(mount.device))?),
+    }
+}
+
+/// The file by whose lock those take turns who change the mounts of running containers. Nobody
+/// but root can open it: a container could keep locked what it can open.
+const TURNS: &str = "/run/lxcfs-rs/turns";
+
+/// The right to change the mounts of running containers, until this is dropped: two at once
+/// would mount the same file twice.
+#[derive(Debug)]
+pub struct Turn {
+    /// Of the open file, flock(2): a child of ours that hangs does not have it open.
+    _locked: File,
+}
+
+impl Turn {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// What opening and locking the file answers.
+    pub fn take() -> Result<Turn> {
+        let failed = |op| move |error: io::Error| Error::io(op, TURNS, error);
+        let directory = Path::new(TURNS).parent().unwrap_or(Path::new("/"));
+        let made = DirBuilder::new().recursive(true).create(directory);
+        made.map_err(failed("make the directory of"))?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(TURNS).map_err(failed("open"))?;
+        file.lock().map_err(failed("lock"))?;
+        Ok(Turn { _locked: file })
     }
 }
 
