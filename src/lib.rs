@@ -36,6 +36,9 @@
 //! * **Identity belongs to the read**, not to the open: descriptors are passed on.
 //! * **No stale identity** ([`container`]): pids, namespace numbers and cgroup paths are reused
 //!   by the kernel, so whatever is remembered holds what pins it.
+//! * **Held open, and read anew** ([`container`], [`cgroup::dir`]): what a read asks it asks every
+//!   time, by one call each. Only texts of the whole machine are shared, for 10 ms
+//!   ([`procfs::ProcRoot::shared`]).
 //! * **Edit the host's lines**: a line that a future kernel adds keeps its place.
 //! * **Limits fold over the ancestors, counters never do.** Arithmetic saturates ([`units`]).
 //! * **What was shown is kept before it is told** ([`history::store`]): no counter goes back over

@@ -23,10 +23,12 @@
 //! | `container` | the limited container: its cgroups here, its namespaces in a re-exec |
 //! | `reader` | what runs in the container, and what it tells us |
 //! | `daemon` | CPU time and memory of a daemon |
+//! | `calls` | its system calls |
 //! | `measure` | cells, turns, rounds, medians |
 //! | `report` | the tables and the JSON |
 //! | `stop` | SIGINT and SIGTERM as a flag, asked between steps |
 
+mod calls;
 mod container;
 mod daemon;
 mod floor;
@@ -92,6 +94,8 @@ fn bench(options: &Options) -> Result<()> {
         writeln!(out, "\n{}", report::table(block, &subjects, &cells))?;
         results.extend(cells);
     }
+    let calls = measure::calls(&plan, &subjects, &container, &scratch)?;
+    writeln!(out, "\n{}", report::per_read(&subjects, &results, &calls))?;
     let footprints = measure::footprints(&subjects)?;
     writeln!(out, "\n{}", report::footprints(&footprints))?;
     if plan.rounds > 1 {
@@ -103,7 +107,7 @@ fn bench(options: &Options) -> Result<()> {
         writeln!(out, "warning: the readers were throttled in {throttled} periods")?;
     }
     if let Some(path) = &options.json {
-        report::write_json(path, &machine, &plan, &results, &footprints)?;
+        report::write_json(path, &machine, &plan, &results, &calls, &footprints)?;
     }
     Ok(())
 }

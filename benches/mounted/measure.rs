@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::calls;
 use crate::container::{Container, MEM_TOTAL};
 use crate::daemon::{self, Footprint};
 use crate::floor;
 use crate::options::{Block, File, Kind, Operation, Plan};
 use crate::reader::{Outcome, Reader, Ready, Task};
-use crate::subject::Subject;
+use crate::subject::{Scratch, Subject};
 
 /// One turn of one subject.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -41,6 +42,15 @@ pub(crate) struct Cell {
     pub(crate) subject: Kind,
     pub(crate) median: Figures,
     rounds: Vec<Sample>,
+}
+
+/// How many system calls a daemon makes for a read, beyond FUSE's own.
+#[derive(Debug, Serialize)]
+pub(crate) struct Calls {
+    pub(crate) file: File,
+    pub(crate) subject: Kind,
+    /// While one reader opens the file, reads it and closes it, again and again.
+    pub(crate) per_read: f64,
 }
 
 /// What a daemon holds at the end of the run.
@@ -101,6 +111,29 @@ pub(crate) fn block(
 pub(crate) fn footprints(subjects: &[Subject]) -> Result<Vec<Held>> {
     let daemons = subjects.iter().filter_map(|subject| Some((subject.kind, subject.pid()?)));
     daemons.map(|(subject, pid)| Ok(Held { subject, footprint: daemon::footprint(pid)? })).collect()
+}
+
+/// Counts the system calls of the daemons, file by file.
+pub(crate) fn calls(
+    plan: &Plan,
+    subjects: &[Subject],
+    container: &Container,
+    scratch: &Scratch,
+) -> Result<Vec<Calls>> {
+    let block = Block { operation: Operation::Read, readers: 1 };
+    let mut counted = Vec::new();
+    for &file in &plan.files {
+        for subject in subjects {
+            let is_rival = matches!(subject.kind, Kind::LxcfsRs | Kind::Lxcfs);
+            let Some(pid) = subject.pid().filter(|_| is_rival) else { continue };
+            let (mut reader, _) = Reader::start(container, &task(plan, block, file, subject))?;
+            let work = || Ok(reader.run()?.operations);
+            let per_read = calls::per_read(pid, &scratch.file("strace"), work)
+                .with_context(|| format!("{}: system calls", subject.kind.name()))?;
+            counted.push(Calls { file, subject: subject.kind, per_read });
+        }
+    }
+    Ok(counted)
 }
 
 fn task(plan: &Plan, block: Block, file: File, subject: &Subject) -> Task {

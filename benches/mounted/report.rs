@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::measure::{Cell, Figures, Held};
+use crate::measure::{Calls, Cell, Figures, Held};
 use crate::options::{Block, File, Kind, Plan};
 use crate::subject::{Subject, first_line};
 
@@ -140,6 +140,33 @@ fn center(text: &str, width: usize) -> String {
     format!("{text:^width$}")
 }
 
+/// What else one read costs: the first one of a container, and system calls.
+pub(crate) fn per_read(subjects: &[Subject], cells: &[Cell], calls: &[Calls]) -> String {
+    let kinds: Vec<Kind> = subjects.iter().map(|subject| subject.kind).collect();
+    let mut files: Vec<File> = calls.iter().map(|calls| calls.file).collect();
+    files.dedup();
+    let names = || kinds.iter().map(|kind| format!("{:>9}", kind.name()));
+    let mut lines = vec![
+        "first read of a container, us; system calls of the daemon per read, beyond FUSE's"
+            .to_owned(),
+        row("file", names(), names()),
+    ];
+    for file in files {
+        let first = kinds.iter().map(|&kind| {
+            let cell = cells.iter().find(|cell| cell.file == file && cell.subject == kind);
+            let first = cell.map_or("-".to_owned(), |cell| digits(cell.median.first_ns / 1e3));
+            format!("{first:>9}")
+        });
+        let calls = kinds.iter().map(|&kind| {
+            let calls = calls.iter().find(|calls| calls.file == file && calls.subject == kind);
+            let calls = calls.map_or("-".to_owned(), |calls| digits(calls.per_read));
+            format!("{calls:>9}")
+        });
+        lines.push(row(file.name(), first, calls));
+    }
+    lines.join("\n")
+}
+
 /// The daemons at the end of the run.
 pub(crate) fn footprints(held: &[Held]) -> String {
     let one = |held: &Held| {
@@ -156,6 +183,7 @@ pub(crate) fn write_json(
     machine: &Machine,
     plan: &Plan,
     cells: &[Cell],
+    calls: &[Calls],
     daemons: &[Held],
 ) -> Result<()> {
     #[derive(Serialize)]
@@ -163,9 +191,10 @@ pub(crate) fn write_json(
         machine: &'a Machine,
         plan: &'a Plan,
         cells: &'a [Cell],
+        calls: &'a [Calls],
         daemons: &'a [Held],
     }
-    let mut text = serde_json::to_string_pretty(&Report { machine, plan, cells, daemons })?;
+    let mut text = serde_json::to_string_pretty(&Report { machine, plan, cells, calls, daemons })?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }

@@ -35,6 +35,11 @@ impl Scratch {
             .with_context(|| format!("{}: making it", template.display()))?;
         Ok(Self { path })
     }
+
+    /// The path of a file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
 }
 
 impl Drop for Scratch {
@@ -80,6 +85,7 @@ impl Subject {
 
 /// Starts the plan's subjects, one after the other, each on a mount point of its own.
 pub(crate) fn start(plan: &Plan, scratch: &Scratch) -> Result<Vec<Subject>> {
+    install("strace")?;
     plan.subjects.iter().map(|&kind| start_one(kind, plan, scratch)).collect()
 }
 
@@ -94,7 +100,7 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
             (first_line(Command::new(&plan.lxcfs_rs).arg("--version"))?, command)
         }
         Kind::Lxcfs => {
-            install_lxcfs()?;
+            install("lxcfs")?;
             let mut command = daemon_command("lxcfs")?;
             command.args(["-f", "-l", "--enable-cfs", "--enable-pidfd", "-p"]);
             // Two lxcfs with one pidfile: the second deletes the first one's.
@@ -119,7 +125,7 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
 
 /// A command that [becomes](become_daemon) `program`, in a process group of its own: a
 /// terminal's ^C goes to the whole foreground group, and daemons end after the readers.
-fn daemon_command(program: impl AsRef<OsStr>) -> Result<Command> {
+pub(crate) fn daemon_command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("daemon").arg(program).process_group(0);
     Ok(command)
@@ -134,28 +140,24 @@ pub(crate) fn become_daemon(program: &OsStr, arguments: &[OsString]) -> Result<(
     Err(error).with_context(|| program.display().to_string())
 }
 
-fn install_lxcfs() -> Result<()> {
-    let runs = |program: &str, argument: &str| {
-        let status = Command::new(program)
-            .arg(argument)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        status.is_ok()
+/// Installs the program, whose package has its name, unless it is there.
+fn install(program: &str) -> Result<()> {
+    let runs = || {
+        let mut command = Command::new(program);
+        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
     };
-    if runs("lxcfs", "--version") {
+    if runs() {
         return Ok(());
     }
-    eprintln!("mounted: no lxcfs here: apt-get install lxcfs");
+    eprintln!("mounted: no {program} here: apt-get install {program}");
     let status = Command::new("apt-get")
-        .args(["install", "-y", "--no-install-recommends", "lxcfs"])
+        .args(["install", "-y", "--no-install-recommends", program])
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdout(Stdio::null())
         .status();
     ensure!(
-        status.is_ok_and(|status| status.success()) && runs("lxcfs", "--version"),
-        "lxcfs is not installed and `apt-get install lxcfs` failed (apt-get update first?); \
-         --without lxcfs measures without it"
+        status.is_ok_and(|status| status.success()) && runs(),
+        "{program} is not installed and `apt-get install {program}` failed (apt-get update first?)"
     );
     Ok(())
 }
