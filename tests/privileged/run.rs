@@ -624,8 +624,9 @@ fn the_hosts_daemon_is_used_where_there_is_one() {
 fn a_hung_daemon_is_passed_over() {
     // One of its threads may still answer while another has stopped already.
     let (container, daemon) = beside_daemon(
-        "kill -STOP $daemon
-        while cat /proc/$daemon/task/*/status | grep State: | grep -qv T; do :; done",
+        "worker=$(set -- $(cat /proc/$daemon/task/$daemon/children); echo $1)
+        kill -STOP $worker
+        while cat /proc/$worker/task/*/status | grep State: | grep -qv T; do :; done",
     );
     let of_runtime = children(container.runtime.id());
     kill(Pid::from_raw(i32::try_from(daemon).unwrap()), Signal::SIGKILL).unwrap();
