@@ -27,6 +27,7 @@ mod keeper;
 mod mountpoint;
 mod notify;
 mod pidfile;
+mod relief;
 pub mod session;
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use relief::Load;
 
 use crate::error::{self, Error, Result};
 use crate::vfs::kept::Counter;
@@ -58,17 +61,17 @@ const MAX_WRITE: u32 = 64 << 10;
 #[derive(Debug)]
 pub struct Adapter {
     vfs: Arc<Vfs>,
+    load: Arc<Load>,
 }
 
 impl Adapter {
-    /// An adapter for `vfs`.
-    #[must_use]
-    pub fn new(vfs: Arc<Vfs>) -> Self {
-        Adapter { vfs }
+    fn new(vfs: Arc<Vfs>, load: Arc<Load>) -> Self {
+        Adapter { vfs, load }
     }
 
     /// Asks the Vfs; a failure is logged and becomes an errno.
     fn ask<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
+        let _answering = self.load.begin();
         guarded(|| question(&self.vfs)).map_err(|error| {
             if !matches!(error, Error::NotFound) {
                 self.vfs.kept().count(Counter::Errors);

@@ -14,6 +14,7 @@ use fuser::{Config, SessionACL};
 
 use super::Adapter;
 use super::connection::{Connection, DEVICE, open_session};
+use super::relief::{self, Load, RELIEF};
 use crate::error::{Error, Result};
 use crate::sys::fuse::{Answer, ask_in_child, clone_device, replace_descriptor};
 use crate::vfs::Vfs;
@@ -22,6 +23,15 @@ use crate::vfs::Vfs;
 #[derive(Debug)]
 pub struct Session {
     session: fuser::Session<Adapter>,
+    source: Source,
+}
+
+/// What sessions of the same connection are made from.
+#[derive(Debug)]
+struct Source {
+    connection: Connection,
+    vfs: Arc<Vfs>,
+    load: Arc<Load>,
 }
 
 impl Session {
@@ -32,33 +42,23 @@ impl Session {
     /// What the handshake with fuser and the kernel answer.
     pub fn new(connection: &Connection, vfs: Arc<Vfs>, workers: usize) -> Result<Session> {
         let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);
-        let mut config = Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(workers);
-        // By one descriptor that is shared with whoever keeps it, requests are not lost with a
-        // worker, but wait to be sent again. Where the kernel cannot do that, their readers
-        // would sleep for ever, even killed; taken by private ones, they fail with the worker.
-        config.clone_fd = !connection.can_resend();
-        let lost = vfs.take_lost_waiters();
-        let (session, _) = open_session(Adapter::new(vfs), &connection.init_request, config)?;
-        if connection.can_resend() {
-            replace_descriptor(session.as_fd(), connection.device.as_fd())
-                .map_err(failed("hand over"))?;
-        } else {
-            let private =
-                clone_device(connection.device.as_fd()).map_err(failed("make a clone of"))?;
-            replace_descriptor(session.as_fd(), private.as_fd()).map_err(failed("hand over"))?;
-        }
         let device = connection.device.try_clone().map_err(failed("duplicate"))?;
-        let mut device = File::from(device);
-        if connection.can_resend() {
+        let (init_request, init_reply) =
+            (connection.init_request.clone(), connection.init_reply.clone());
+        let connection = Connection { device, init_request, init_reply };
+        let lost = vfs.take_lost_waiters();
+        let source = Source { connection, vfs, load: Arc::new(Load::new(workers)) };
+        let session = source.session(workers)?;
+        let mut device =
+            File::from(source.connection.device.try_clone().map_err(failed("duplicate"))?);
+        if source.connection.can_resend() {
             device.write_all(&RESEND).map_err(failed("have requests sent again by"))?;
         }
         for waiter in lost {
             // Nobody waits any more where the kernel does not know it.
             let _ = device.write_all(&wake(waiter));
         }
-        Ok(Session { session })
+        Ok(Session { session, source })
     }
 
     /// Answers requests until the connection ends: the last mount is gone, or it was aborted.
@@ -66,7 +66,43 @@ impl Session {
     /// # Errors
     /// What the worker threads ended with, where that is no clean end.
     pub fn run(self) -> Result<()> {
-        self.session.run().map_err(|error| Error::io("answer requests of", DEVICE, error))
+        let Session { session, source } = self;
+        let load = Arc::clone(&source.load);
+        let start = move || {
+            let more = source.session(RELIEF)?;
+            std::thread::Builder::new()
+                .name("session".to_owned())
+                .spawn(move || more.run())
+                .map(drop)
+                .map_err(|error| Error::io("start a thread for", DEVICE, error))
+        };
+        relief::watch(load, start)
+            .map_err(|error| Error::io("start a thread for", DEVICE, error))?;
+        session.run().map_err(|error| Error::io("answer requests of", DEVICE, error))
+    }
+}
+
+impl Source {
+    fn session(&self, workers: usize) -> Result<fuser::Session<Adapter>> {
+        let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);
+        let Source { connection, vfs, load } = self;
+        let mut config = Config::default();
+        config.acl = SessionACL::All;
+        config.n_threads = Some(workers);
+        // By one descriptor that is shared with whoever keeps it, requests are not lost with a
+        // worker, but wait to be sent again. Where the kernel cannot do that, their readers
+        // would sleep for ever, even killed; taken by private ones, they fail with the worker.
+        config.clone_fd = !connection.can_resend();
+        let adapter = Adapter::new(Arc::clone(vfs), Arc::clone(load));
+        let (session, _) = open_session(adapter, &connection.init_request, config)?;
+        let device = if connection.can_resend() {
+            connection.device.try_clone()
+        } else {
+            clone_device(connection.device.as_fd())
+        };
+        let device = device.map_err(failed("make a clone of"))?;
+        replace_descriptor(session.as_fd(), device.as_fd()).map_err(failed("hand over"))?;
+        Ok(session)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use lxcfs_rs::fuse::connection::Connection;
 use lxcfs_rs::fuse::session::Session;
+use lxcfs_rs::history::History;
+use lxcfs_rs::kernel::Kernel;
 use lxcfs_rs::vfs::Vfs;
+use lxcfs_rs::vfs::kept::Kept;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -576,4 +579,50 @@ fn a_session_starts_from_a_connection_that_was_answered_before() {
         session.join().unwrap().unwrap();
     }
     assert_eq!(umount2(&place.mountpoint(), MntFlags::empty()), Err(Errno::EINVAL));
+}
+
+/// A kernel file that blocks delays its own readers: others are answered by more workers.
+#[test]
+fn who_is_held_up_holds_up_nobody_else() {
+    let place = Place::new();
+    std::fs::create_dir(place.mountpoint()).unwrap();
+    // A captured host, of which one file blocks.
+    let root = place.base.join("host");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hybrid-6.18");
+    let copied = Command::new("cp").arg("-r").args([&fixture, &root]).status().unwrap();
+    assert!(copied.success());
+    let blocks = root.join("proc/swaps");
+    std::fs::remove_file(&blocks).unwrap();
+    nix::unistd::mkfifo(&blocks, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+
+    let connection = Connection::new(&place.mountpoint()).unwrap();
+    let kernel = Arc::new(Kernel::open(&root).unwrap());
+    let kept = Arc::new(Kept::new().unwrap());
+    // The readers are not of that host.
+    kept.show_host(true);
+    let vfs = Vfs::new(kernel, History::in_memory(), kept).unwrap();
+    let session = Session::new(&connection, Arc::new(vfs), 2).unwrap();
+    let session = std::thread::spawn(|| session.run());
+    let held_up: Vec<_> = (0..7)
+        .map(|_| {
+            let swaps = place.file("proc/swaps");
+            std::thread::spawn(move || std::fs::read_to_string(swaps))
+        })
+        .collect();
+    for _ in 0..20 {
+        let text = std::fs::read_to_string(place.meminfo()).unwrap();
+        assert!(text.starts_with("MemTotal:"));
+    }
+    assert!(held_up.iter().all(|reader| !reader.is_finished()));
+    // Each that opens it reads from it until there is no writer any more.
+    while held_up.iter().any(|reader| !reader.is_finished()) {
+        let _ = std::fs::OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&blocks)
+            .and_then(|mut blocks| blocks.write_all(b"Filename\n"));
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    umount2(&place.mountpoint(), MntFlags::empty()).unwrap();
+    session.join().unwrap().unwrap();
 }

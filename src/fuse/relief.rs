@@ -1,0 +1,138 @@
+//! More workers where all are held up.
+//!
+//! A worker that waits for a kernel file, which may take its time, answers nobody else. When all of
+//! them do, nobody would be answered: so others are started then, up to a bound.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error;
+use crate::error::Result;
+
+/// How long all workers may be busy without one of them getting done.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How many workers are started at a time.
+pub(super) const RELIEF: usize = 2;
+
+/// How many there are at most. What then blocks still is the kernel as a whole.
+const MOST_WORKERS: usize = 32;
+
+/// How busy the workers are.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    workers: AtomicUsize,
+    busy: AtomicUsize,
+    done: AtomicU64,
+    /// Whether somebody sees to it.
+    is_watched: AtomicBool,
+    watch: Mutex<Option<Thread>>,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(super) struct Answering<'a>(&'a Load);
+
+impl Load {
+    /// So many workers, all idle.
+    pub(super) fn new(workers: usize) -> Load {
+        Load { workers: AtomicUsize::new(workers), ..Load::default() }
+    }
+
+    /// A worker has something to do.
+    pub(super) fn begin(&self) -> Answering<'_> {
+        let busy = self.busy.fetch_add(1, Ordering::SeqCst) + 1;
+        if busy >= self.workers.load(Ordering::Relaxed)
+            && !self.is_watched.swap(true, Ordering::SeqCst)
+            && let Some(watch) = &*self.watch.lock()
+        {
+            watch.unpark();
+        }
+        Answering(self)
+    }
+
+    fn is_full(&self) -> bool {
+        self.busy.load(Ordering::SeqCst) >= self.workers.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all workers are held up; whether there may be more.
+    fn wait_for_need(&self) -> bool {
+        loop {
+            while !self.is_watched.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            let done = self.done.load(Ordering::SeqCst);
+            thread::sleep(PATIENCE);
+            if !self.is_full() {
+                self.is_watched.store(false, Ordering::SeqCst);
+                // One that has become busy meanwhile has told nobody.
+                self.is_watched.fetch_or(self.is_full(), Ordering::SeqCst);
+            } else if self.done.load(Ordering::SeqCst) == done {
+                return self.workers.load(Ordering::Relaxed) + RELIEF <= MOST_WORKERS;
+            }
+        }
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::SeqCst);
+        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Starts a thread that has `start` start [`RELIEF`] workers whenever all are held up.
+pub(super) fn watch(
+    load: Arc<Load>,
+    start: impl Fn() -> Result<()> + Send + 'static,
+) -> std::io::Result<()> {
+    let for_thread = Arc::clone(&load);
+    let watching = move || {
+        while for_thread.wait_for_need() {
+            let workers = for_thread.workers.fetch_add(RELIEF, Ordering::Relaxed) + RELIEF;
+            match start() {
+                Ok(()) => log::warn!("all workers are held up: now there are {workers}"),
+                Err(error) => error::report(&error),
+            }
+        }
+        log::error!("all of {MOST_WORKERS} workers are held up");
+    };
+    let thread = thread::Builder::new().name("relief".to_owned()).spawn(watching)?;
+    *load.watch.lock() = Some(thread.thread().clone());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn workers_come_when_all_are_held_up_and_only_then() {
+        let load = Arc::new(Load::new(2));
+        let (started, starts) = channel();
+        watch(Arc::clone(&load), move || {
+            started.send(()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+        let first = load.begin();
+        assert!(starts.recv_timeout(4 * PATIENCE).is_err());
+        let second = load.begin();
+        starts.recv().unwrap();
+        // Two of four.
+        assert!(starts.recv_timeout(4 * PATIENCE).is_err());
+        let (_third, _fourth) = (load.begin(), load.begin());
+        starts.recv().unwrap();
+        drop((first, second));
+        assert!(starts.recv_timeout(4 * PATIENCE).is_err());
+        // There is a bound.
+        let busy: Vec<_> = (0..MOST_WORKERS).map(|_| load.begin()).collect();
+        assert_eq!(starts.iter().count(), (MOST_WORKERS - 6) / RELIEF);
+        drop(busy);
+    }
+}
