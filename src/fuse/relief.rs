@@ -3,6 +3,7 @@
 //! A worker that waits for a kernel file, which may take its time, answers nobody else. When all of
 //! them do, nobody would be answered: so others are started then, up to a bound.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::error;
-use crate::error::Result;
+use crate::error::{self, Result};
+use crate::procfs::process::parse_stat;
 
 /// How long all workers may be busy without one of them getting done.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -71,11 +72,23 @@ impl Load {
                 self.is_watched.store(false, Ordering::SeqCst);
                 // One that has become busy meanwhile has told nobody.
                 self.is_watched.fetch_or(self.is_full(), Ordering::SeqCst);
-            } else if self.done.load(Ordering::SeqCst) == done {
+            } else if self.done.load(Ordering::SeqCst) == done && !runs() {
                 return self.workers.load(Ordering::Relaxed) + RELIEF <= MOST_WORKERS;
             }
         }
     }
+}
+
+/// Whether a worker runs, or would if there were a CPU for it: more of them would be of no help.
+fn runs() -> bool {
+    /// What fuser calls them.
+    const NAME: &[u8] = b"(fuser-";
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
+        stat.windows(NAME.len()).any(|part| part == NAME)
+            && parse_stat(&stat).is_some_and(|stat| stat.state == b'R')
+    })
 }
 
 impl Drop for Answering<'_> {

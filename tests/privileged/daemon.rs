@@ -156,6 +156,10 @@ impl Served {
         std::fs::read_dir(format!("/proc/{}/fd", self.worker())).unwrap().count()
     }
 
+    pub(crate) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.worker())).unwrap().count()
+    }
+
     /// In kB.
     pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.worker())).unwrap();

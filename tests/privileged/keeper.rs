@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::byhand::{Group, MIB, Plan, Reader, eventually};
-use crate::daemon::{Guarded, PROGRAM, Place, serve, start, start_telling, worker_of};
+use crate::daemon::{Guarded, PROGRAM, Place, Served, serve, start, start_telling, worker_of};
 
 fn full() -> bool {
     std::env::var_os("LXCFS_RS_FULL").is_some()
@@ -412,4 +412,41 @@ fn a_reader_half_way_through_gets_the_rest_of_its_own_snapshot() {
     let whole = String::from_utf8(first.to_vec()).unwrap() + &rest;
     assert_eq!(problem("stat", &whole, 0), None);
     assert_eq!(status(&place)["snapshot_bytes"], 0);
+}
+
+/// A day's work: containers come and go beside readers that stay, and nothing grows.
+#[test]
+fn nothing_grows_over_a_days_work() {
+    let (most_reads, most_containers) = if full() { (1_000_000, 20_000) } else { (20_000, 300) };
+    let place = Place::new();
+    let served = Served { daemon: start(&place), place };
+    let readers = Readers::new(&served.place);
+    let size = || (served.resident(), served.descriptors(), served.threads());
+    let group = Group::new(&["memory", "cpu"]);
+    let mut containers = 0_u64;
+    let mut before = None;
+    while readers.reads() < most_reads || containers < most_containers {
+        if containers < most_containers {
+            containers += 1;
+            let own = group.below("short");
+            let limit = (10 + containers % 80) * MIB;
+            own.set("memory.limit_in_bytes", limit);
+            let mut reader = Plan::container(&own).start(&served.place);
+            assert_eq!(reader.total(), limit);
+            reader.read("stat");
+        } else {
+            readers.go_on();
+        }
+        // Past the first fifth everything that is held at all is held.
+        if before.is_none() && containers > most_containers / 5 && readers.reads() > most_reads / 5
+        {
+            before = Some(size());
+        }
+    }
+    let after = size();
+    readers.end(&format!("{containers} containers"));
+    let before = before.unwrap();
+    println!("kB, descriptors and threads: {before:?}, at the end {after:?}");
+    assert!(after.0 <= before.0 + 2048 && after.1 <= before.1 + 32, "{before:?} {after:?}");
+    assert_eq!(after.2, before.2);
 }
