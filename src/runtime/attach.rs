@@ -1,7 +1,7 @@
 //! Our files in a container that runs already: put over the kernel's, and taken away again.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -23,11 +23,11 @@ use crate::procfs::mountinfo::Device;
 pub fn attach(target: &Target, mountpoint: &Path, wanted: &[files::Mount]) -> Result<Vec<PathBuf>> {
     target::prepare()?;
     target.refuse_host()?;
-    let served = Served::at(mountpoint)?;
     let _turn = Turn::take()?;
+    let served = Served::at(mountpoint)?;
     let dead = dead_devices(target, Some(served.device))?;
     let shared = host_peer_groups()?;
-    target.visit(&[served.as_fd()], |visit| {
+    target.visit(|visit| {
         let mut ours = Vec::new();
         for file in wanted {
             let attributes = if file.is_written { INERT } else { INERT | READ_ONLY };
@@ -68,14 +68,14 @@ pub fn attach(target: &Target, mountpoint: &Path, wanted: &[files::Mount]) -> Re
 pub fn detach(target: &Target, mountpoint: &Path) -> Result<Vec<PathBuf>> {
     target::prepare()?;
     target.refuse_host()?;
-    let ours = device_at(mountpoint)?;
     let _turn = Turn::take()?;
+    let ours = device_at(mountpoint)?;
     let mut all = Vec::new();
     // One may lie on another.
     loop {
         let mut devices = dead_devices(target, None)?;
         devices.extend(ours);
-        let found = target.visit(&[], |visit| uncover(visit, &devices))?;
+        let found = target.visit(|visit| uncover(visit, &devices))?;
         if found.is_empty() {
             return Ok(all);
         }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -109,8 +108,8 @@ struct Healing {
 
 impl Healing {
     fn new(mountpoint: &Path, whose: Whose) -> Result<Healing> {
-        let served = Served::at(mountpoint)?;
         let turn = Turn::take()?;
+        let served = Served::at(mountpoint)?;
         let deaths = Deaths::but(Some(served.device));
         let (hosts, healed) = (host_namespaces()?, Healed::default());
         Ok(Healing { served, _turn: turn, whose, deaths, hosts, healed })
@@ -131,8 +130,7 @@ impl Healing {
             let path = mount.mount_point.to_string_lossy().into_owned();
             Place { pid, path, why }
         };
-        let told =
-            target.visit(&[self.served.as_fd()], |visit| revive(visit, &self.served, &mounts));
+        let told = target.visit(|visit| revive(visit, &self.served, &mounts));
         let told =
             told.unwrap_or_else(|error| vec![Outcome::Left(error.to_string()); mounts.len()]);
         for (mount, outcome) in mounts.iter().zip(told) {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,10 @@ use crate::sys::fuse::{Answer, ask_in_child};
 /// How long the daemon may take to answer before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The filesystem of a daemon that answers.
+/// The filesystem of a daemon that answers. Nothing of it is held open: it can be unmounted.
 #[derive(Debug)]
 pub struct Served {
     mountpoint: PathBuf,
-    directory: OwnedFd,
     /// Its superblock.
     pub device: Device,
     /// Of its mounts.
@@ -43,7 +42,7 @@ impl Served {
     /// [`Error::Refused`] where nothing is, or where nobody answers.
     pub fn at(mountpoint: &Path) -> Result<Served> {
         let place = mountpoint.display();
-        let (directory, mount) = match open(mountpoint) {
+        let (_, mount) = match open(mountpoint) {
             Err(error) if error.is_gone() => {
                 Err(Error::Refused(format!("{place}: no such directory")))
             }
@@ -64,12 +63,7 @@ impl Served {
             Answer::Failed(errno) => return Err(failed(io::Error::from_raw_os_error(errno))),
             Answer::None => return Err(failed(io::ErrorKind::TimedOut.into())),
         }
-        Ok(Served {
-            mountpoint: mountpoint.to_owned(),
-            directory,
-            device: mount.device,
-            source: mount.source,
-        })
+        Ok(Served { mountpoint: mountpoint.to_owned(), device: mount.device, source: mount.source })
     }
 
     /// Whether a dead mount was of a daemon of this mountpoint. lxcfs's are taken for those of its
@@ -88,20 +82,16 @@ impl Served {
         let place = self.mountpoint.join(path);
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = file::open_directory(&self.mountpoint)
+            .map_err(|error| Error::io("open", &self.mountpoint, error))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        let file = match openat2(&self.directory, path, flags, Mode::empty(), resolve) {
+        let file = match openat2(&directory, path, flags, Mode::empty(), resolve) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             opened => opened.map_err(|errno| Error::io("open", &place, errno))?,
         };
         let mount = mounts::clone_open(&file, &place)?;
         mounts::restrict(&mount, attributes, &place)?;
         Ok(Some(mount))
-    }
-}
-
-impl AsFd for Served {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
     }
 }
 
@@ -200,7 +190,7 @@ impl Deaths {
 /// Whether the daemon of a mount is dead, which only a question to the filesystem tells; none
 /// where the mount cannot be reached.
 fn ask(target: &Target, mount: &Mount) -> Result<Option<bool>> {
-    target.visit(&[], |visit| {
+    target.visit(|visit| {
         let Ok(Some(file)) = visit.open(&mount.mount_point) else { return Ok(None) };
         if visit.mount_id(&file)? != mount.id {
             return Ok(None);

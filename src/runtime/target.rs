@@ -145,20 +145,19 @@ impl Target {
     }
 
     /// Has a child do what may wait for a filesystem, and returns what that returns. Of this
-    /// process's descriptors it has those in `kept`. To be called by a process of one thread.
+    /// process's descriptors it has none. To be called by a process of one thread.
     ///
     /// # Errors
     /// What `act` answers; [`Error::Refused`] where it takes too long.
     pub fn visit<T: Serialize + DeserializeOwned>(
         &self,
-        kept: &[BorrowedFd<'_>],
         act: impl FnOnce(&Visit<'_>) -> Result<T>,
     ) -> Result<T> {
         let failed = |op| move |error: io::Error| Error::io(op, process_file(self.pid, ""), error);
         let (answers, answer) = io::pipe().map_err(failed("make a pipe for"))?;
-        let mut kept = kept.to_vec();
-        kept.extend([answer.as_fd(), self.namespace_file.as_fd(), self.root.as_fd()]);
-        kept.push(self.mountinfo.as_fd());
+
+        let target = [self.namespace_file.as_fd(), self.root.as_fd(), self.mountinfo.as_fd()];
+        let kept = [&target[..], &[answer.as_fd()]].concat();
         let child = process::fork(|| {
             let done = process::close_all_but(&kept)
                 .map_err(failed("close descriptors for"))
