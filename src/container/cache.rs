@@ -243,7 +243,7 @@ impl Resolver {
         }
         // Whoever cannot be remembered is found out about again.
         if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen) {
-            self.readers.put(tid, Arc::new(known));
+            self.readers.put_beside(tid, Arc::new(known));
         }
     }
 
@@ -410,7 +410,7 @@ impl Resolver {
         if swept.elapsed() < SWEEP_EVERY {
             return;
         }
-        self.readers.forget_where(|known| !known.is_unchanged());
+        self.readers.forget_where(|known| !known.was_asked() || !known.is_unchanged());
         self.inits.forget_where(|init| !init.is_alive());
         self.boundaries
             .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));

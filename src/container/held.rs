@@ -54,6 +54,17 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         drop(forgotten);
     }
 
+    /// Remembers `value` if it has a place beside all others: where more are asked about in turn
+    /// than have one, to make room for each would leave none that is asked about again.
+    pub(super) fn put_beside(&self, key: K, value: Arc<V>) {
+        let mut entries = self.entries.lock();
+        if entries.descriptors + value.descriptors() <= self.most {
+            entries.descriptors += value.descriptors();
+            let forgotten = entries.by_key.push(key, value);
+            entries.uncount(forgotten.iter());
+        }
+    }
+
     pub(super) fn forget(&self, key: &K) {
         let mut entries = self.entries.lock();
         let forgotten = entries.by_key.pop_entry(key);
@@ -125,6 +136,17 @@ mod tests {
         assert!(keys(&held).is_empty());
         held.put(6, Arc::new(10));
         assert_eq!(keys(&held), [6]);
+    }
+
+    #[test]
+    fn what_has_no_place_beside_the_others() {
+        let held = Held::at_most(10);
+        for (key, size) in [(1, 4), (2, 4), (3, 4), (4, 2), (2, 1), (5, 3)] {
+            held.put_beside(key, Arc::new(size));
+        }
+        // The second 2 had none beside the first, and is not taken.
+        assert_eq!(keys(&held), [4, 2, 1]);
+        assert_eq!(held.get(&2).as_deref(), Some(&4));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! sees whether anything did without looking up anything by its number.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::held::Holds;
@@ -46,6 +47,7 @@ pub(super) struct Known {
     is_host: bool,
     container: Weak<Container>,
     identity: Identity,
+    was_asked: AtomicBool,
 }
 
 impl Holds for Known {
@@ -82,6 +84,7 @@ impl Known {
             is_host: matches!(who.subject, Subject::Host(_)),
             container: Arc::downgrade(container),
             identity: container.identity().clone(),
+            was_asked: AtomicBool::new(true),
         }))
     }
 
@@ -95,8 +98,14 @@ impl Known {
         if Arc::as_ptr(&container) != self.container.as_ptr() {
             return None;
         }
+        self.was_asked.store(true, Ordering::Relaxed);
         let subject = if self.is_host { Subject::Host } else { Subject::Container };
         Some(Who { reader: self.reader, subject: subject(container) })
+    }
+
+    /// Whether somebody asked since this was last called.
+    pub(super) fn was_asked(&self) -> bool {
+        self.was_asked.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the thread lives, and everything is as it was.
