@@ -85,7 +85,7 @@ const FILES: [&str; 4] = ["meminfo", "cpuinfo", "stat", "uptime"];
 /// Readers in four containers, until they are told to stop: in each one that opens, reads and
 /// closes all files in turn, and one that keeps a file open and reads it from start to end in
 /// small pieces, over and over.
-struct Readers {
+pub(crate) struct Readers {
     seen: Arc<Seen>,
     is_over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Reader>>,
@@ -93,7 +93,7 @@ struct Readers {
 }
 
 impl Readers {
-    fn new(place: &Place) -> Readers {
+    pub(crate) fn new(place: &Place) -> Readers {
         let (seen, is_over) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
         let mut threads = Vec::new();
         let mut groups = Vec::new();
@@ -120,13 +120,13 @@ impl Readers {
     }
 
     /// Waits for reads that began after now.
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         let before = self.reads();
         eventually("reads", || self.reads() > before + 8);
     }
 
     /// Ends them; none may have failed.
-    fn end(mut self, what: &str) {
+    pub(crate) fn end(mut self, what: &str) {
         self.is_over.store(true, Ordering::Relaxed);
         // None ends before all have come to an end: the first one in a container is its init.
         let ended: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();

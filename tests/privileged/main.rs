@@ -23,5 +23,6 @@ mod restart;
 mod run;
 mod run_security;
 mod session;
+mod systemd;
 mod terminal;
 mod who;
