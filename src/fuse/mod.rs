@@ -22,6 +22,7 @@
 pub mod connection;
 pub mod control;
 pub mod daemon;
+mod fair;
 mod handover;
 mod keeper;
 mod mountpoint;
@@ -37,11 +38,12 @@ use std::path::Path;
 use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fair::Fairness;
 use relief::Load;
 
 use crate::error::{self, Error, Result};
 use crate::vfs::kept::Counter;
-use crate::vfs::{self, Attr, Fired, Kind, Unique, Vfs, Waiter};
+use crate::vfs::{self, Attr, Fired, Kind, Slice, Unique, Vfs, Waiter};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
@@ -58,20 +60,36 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 const MAX_WRITE: u32 = 64 << 10;
 
 /// Answers the kernel's requests from a [`Vfs`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Adapter {
     vfs: Arc<Vfs>,
     load: Arc<Load>,
+    fairness: Arc<Fairness>,
 }
 
 impl Adapter {
-    fn new(vfs: Arc<Vfs>, load: Arc<Load>) -> Self {
-        Adapter { vfs, load }
+    fn new(vfs: Arc<Vfs>, load: Arc<Load>, fairness: Arc<Fairness>) -> Self {
+        Adapter { vfs, load, fairness }
+    }
+
+    /// Where the container of the thread `tid` has had more than its share of workers that are
+    /// all busy: its place among those that wait.
+    fn exceeds_its_share(&self, tid: u32) -> Option<usize> {
+        if !self.load.is_nearly_full() {
+            return None;
+        }
+        let bucket = self.fairness.exceeds(tid, || self.vfs.container_number(tid));
+        bucket.inspect(|_| self.vfs.kept().count(Counter::PutAside))
     }
 
     /// Asks the Vfs; a failure is logged and becomes an errno.
     fn ask<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         let _answering = self.load.begin();
+        self.ask_aside(question)
+    }
+
+    /// The same by a thread that is no worker.
+    fn ask_aside<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
         guarded(|| question(&self.vfs)).map_err(|error| {
             if !matches!(error, Error::NotFound) {
                 self.vfs.kept().count(Counter::Errors);
@@ -149,10 +167,17 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let owned = lock_owner.is_some();
-        match self.ask(|vfs| vfs.read(ino.0, fh.0, whose(request), offset, size, owned)) {
-            Err(errno) => reply.error(errno),
-            Ok(slice) => reply.data(&slice),
+        let request = whose(request);
+        let read = move |vfs: &Vfs| vfs.read(ino.0, fh.0, request, offset, size, owned);
+        if let Some(bucket) = self.exceeds_its_share(request.tid) {
+            let adapter = self.clone();
+            let rest = move || answer_read(adapter.ask_aside(read), reply);
+            if let Some(rest) = self.fairness.put_aside(bucket, Box::new(rest)) {
+                rest();
+            }
+            return;
         }
+        answer_read(self.ask(read), reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -380,6 +405,13 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EPERM);
+    }
+}
+
+fn answer_read(answer: Result<Slice, Errno>, reply: ReplyData) {
+    match answer {
+        Err(errno) => reply.error(errno),
+        Ok(slice) => reply.data(&slice),
     }
 }
 

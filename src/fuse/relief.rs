@@ -56,6 +56,11 @@ impl Load {
         Answering(self)
     }
 
+    /// Whether another worker that becomes busy is the last one.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) + 1 >= self.workers.load(Ordering::Relaxed)
+    }
+
     fn is_full(&self) -> bool {
         self.busy.load(Ordering::SeqCst) >= self.workers.load(Ordering::Relaxed)
     }

@@ -14,6 +14,7 @@ use fuser::{Config, SessionACL};
 
 use super::Adapter;
 use super::connection::{Connection, DEVICE, open_session};
+use super::fair::Fairness;
 use super::relief::{self, Load, RELIEF};
 use crate::error::{Error, Result};
 use crate::sys::fuse::{Answer, ask_in_child, clone_device, replace_descriptor};
@@ -32,6 +33,7 @@ struct Source {
     connection: Connection,
     vfs: Arc<Vfs>,
     load: Arc<Load>,
+    fairness: Arc<Fairness>,
 }
 
 impl Session {
@@ -47,7 +49,8 @@ impl Session {
             (connection.init_request.clone(), connection.init_reply.clone());
         let connection = Connection { device, init_request, init_reply };
         let lost = vfs.take_lost_waiters();
-        let source = Source { connection, vfs, load: Arc::new(Load::new(workers)) };
+        let (load, fairness) = (Arc::new(Load::new(workers)), Arc::new(Fairness::new()));
+        let source = Source { connection, vfs, load, fairness };
         let session = source.session(workers)?;
         let mut device =
             File::from(source.connection.device.try_clone().map_err(failed("duplicate"))?);
@@ -68,6 +71,8 @@ impl Session {
     pub fn run(self) -> Result<()> {
         let Session { session, source } = self;
         let load = Arc::clone(&source.load);
+        let failed = |error| Error::io("start a thread for", DEVICE, error);
+        source.fairness.start().map_err(failed)?;
         let start = move || {
             let more = source.session(RELIEF)?;
             std::thread::Builder::new()
@@ -85,7 +90,7 @@ impl Session {
 impl Source {
     fn session(&self, workers: usize) -> Result<fuser::Session<Adapter>> {
         let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);
-        let Source { connection, vfs, load } = self;
+        let Source { connection, vfs, load, fairness } = self;
         let mut config = Config::default();
         config.acl = SessionACL::All;
         config.n_threads = Some(workers);
@@ -93,7 +98,7 @@ impl Source {
         // worker, but wait to be sent again. Where the kernel cannot do that, their readers
         // would sleep for ever, even killed; taken by private ones, they fail with the worker.
         config.clone_fd = !connection.can_resend();
-        let adapter = Adapter::new(Arc::clone(vfs), Arc::clone(load));
+        let adapter = Adapter::new(Arc::clone(vfs), Arc::clone(load), Arc::clone(fairness));
         let (session, _) = open_session(adapter, &connection.init_request, config)?;
         let device = if connection.can_resend() {
             connection.device.try_clone()

@@ -78,6 +78,8 @@ pub enum Counter {
     Containers = 13,
     /// Dead mounts in containers that could not be replaced when it was last tried.
     Dead = 14,
+    /// Reads that waited because their container had had more than its share.
+    PutAside = 15,
 }
 
 /// What has been counted, for people: since the connection was made, or, where it says "now", at
@@ -90,6 +92,8 @@ pub struct Counted {
     pub errors: u64,
     /// Reads by processes of which nothing was known: they were shown the host's file.
     pub fallbacks: u64,
+    /// Reads that waited because their container had had more than its share.
+    pub put_aside: u64,
     /// Workers that went on where one had ended.
     pub resumes: u64,
     /// Programs that went on where another had ended.
@@ -272,7 +276,8 @@ impl Kept {
 
     /// Takes over what `before` has counted, and what readers are shown.
     pub fn go_on_counting(&self, before: &Kept) {
-        const COUNTS: [Counter; 8] = [
+        const COUNTS: [Counter; 9] = [
+            Counter::PutAside,
             Counter::Reads,
             Counter::Errors,
             Counter::Fallbacks,
@@ -295,6 +300,7 @@ impl Kept {
             reads: self.get(Counter::Reads),
             errors: self.get(Counter::Errors),
             fallbacks: self.get(Counter::Fallbacks),
+            put_aside: self.get(Counter::PutAside),
             resumes: self.get(Counter::Resumes),
             upgrades: self.get(Counter::Upgrades),
             reconnections: self.get(Counter::Reconnections),

@@ -11,6 +11,7 @@ mod tree;
 mod triggers;
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -447,6 +448,19 @@ impl Vfs {
     #[must_use]
     pub fn take_lost_waiters(&self) -> Vec<u64> {
         self.handles.take_waiters()
+    }
+
+    /// A number of the container that the thread `tid` is in, the same for all of its threads;
+    /// another one may have it too. 0 where nothing is known of the thread.
+    #[must_use]
+    pub fn container_number(&self, tid: u32) -> u64 {
+        let who = self.resolver.resolve(tid).ok();
+        let identity = who.as_ref().and_then(Who::container).map(|container| container.identity());
+        let mut hasher = DefaultHasher::new();
+        identity.map_or(0, |identity| {
+            identity.hash(&mut hasher);
+            hasher.finish()
+        })
     }
 
     /// What outlives this worker.
