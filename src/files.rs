@@ -166,13 +166,23 @@ pub struct Mount {
     pub path: &'static str,
     /// Whether it is written to.
     pub is_written: bool,
+    /// As [`Row::docker`].
+    pub docker: bool,
+    /// Whether it is a directory.
+    pub is_tree: bool,
 }
 
 /// What is mounted into a container: every tree, and every file outside of them.
 pub fn mounts() -> impl Iterator<Item = Mount> {
     let outside = |row: &&Row| !TREES.iter().any(|tree| Path::new(row.path).starts_with(tree.path));
-    let file = |row: &Row| Mount { path: row.path, is_written: row.mode & 0o222 != 0 };
-    let tree = |tree: &Tree| Mount { path: tree.path, is_written: false };
+    let file = |row: &Row| Mount {
+        path: row.path,
+        is_written: row.mode & 0o222 != 0,
+        docker: row.docker,
+        is_tree: false,
+    };
+    let tree =
+        |tree: &Tree| Mount { path: tree.path, is_written: false, docker: true, is_tree: true };
     TABLE.iter().filter(outside).map(file).chain(TREES.iter().map(tree))
 }
 

@@ -6,17 +6,19 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
-use lxcfs_rs::error::Result;
+use clap::{CommandFactory as _, Parser as _};
+use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::runtime::program;
 
 mod attach;
 mod container;
 mod exec;
 mod explain;
+mod generate;
 mod heal;
 mod lxcfs;
+mod print;
 mod ps;
 mod run;
 mod serve;
@@ -45,9 +47,11 @@ enum Command {
     Attach(attach::Args),
     Detach(attach::DetachArgs),
     Heal(heal::Args),
+    Print(print::Args),
     Serve(serve::Args),
     Status(status::Args),
     Upgrade(upgrade::Args),
+    Generate(generate::Args),
 }
 
 /// Which daemon is asked.
@@ -89,9 +93,11 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Cli { command: Command::Attach(args) }) => attach::run(&args),
         Ok(Cli { command: Command::Detach(args) }) => attach::run_detach(&args),
         Ok(Cli { command: Command::Heal(args) }) => heal::run(&args),
+        Ok(Cli { command: Command::Print(args) }) => print::run(&args),
         Ok(Cli { command: Command::Serve(args) }) => serve::run(args),
         Ok(Cli { command: Command::Status(args) }) => status::run(&args),
         Ok(Cli { command: Command::Upgrade(args) }) => upgrade::run(&args),
+        Ok(Cli { command: Command::Generate(args) }) => generate::run(&args, Cli::command()),
         Err(error) => refuse(&error, as_docker),
     }
 }
@@ -127,6 +133,15 @@ fn status_of(name: &str, done: Result<()>) -> ExitCode {
     let Err(error) = done else { return ExitCode::SUCCESS };
     eprintln!("{name}: {error}");
     ExitCode::FAILURE
+}
+
+/// Prints a command's result.
+fn write_out(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // As of `status | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Error::io("write", "standard output", error)),
+    }
 }
 
 /// Log lines stand among a command's own output: only what a person must know.

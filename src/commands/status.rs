@@ -1,9 +1,8 @@
 //! `lxcfs-rs status`: what a running daemon has counted.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use lxcfs_rs::error::{Error, Result};
+use lxcfs_rs::error::Result;
 use lxcfs_rs::fuse::control;
 use serde_json::Value;
 
@@ -28,13 +27,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 fn print(args: &Args) -> Result<()> {
     let status = control::status(&args.place.runtime_dir, &args.place.mountpoint)?;
     let text = if args.json { status.to_string() } else { lines(&status) };
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.trim_end().as_bytes()).and_then(|()| out.write_all(b"\n"));
-    match written {
-        // As of `status | head`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Error::io("write", "standard output", error)),
-    }
+    super::write_out(&format!("{}\n", text.trim_end()))
 }
 
 /// A line for each figure, in the order in which the daemon tells them.

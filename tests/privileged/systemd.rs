@@ -272,7 +272,7 @@ fn the_unit_is_understood() {
     // It looks for the program and the manual that are not installed here.
     let text = fs::read_to_string(unit_file()).unwrap();
     let unit = place.base.join(UNIT);
-    fs::write(&unit, text.replace("/usr/sbin/lxcfs-rs", PROGRAM)).unwrap();
+    fs::write(&unit, text.replace("/usr/bin/lxcfs-rs", PROGRAM)).unwrap();
     let run = |arguments: &[&str]| {
         let output = Command::new("systemd-analyze").args(arguments).arg(&unit).output().unwrap();
         let (out, errors) = (output.stdout, String::from_utf8(output.stderr).unwrap());
