@@ -443,10 +443,15 @@ fn nothing_grows_over_a_days_work() {
             before = Some(size());
         }
     }
+    let before: (u64, usize, usize) = before.unwrap();
+    // What is held of containers that have ended is let go of in time.
+    eventually("as few descriptors as before", || {
+        readers.go_on();
+        served.descriptors() <= before.1
+    });
     let after = size();
     readers.end(&format!("{containers} containers"));
-    let before = before.unwrap();
     println!("kB, descriptors and threads: {before:?}, at the end {after:?}");
-    assert!(after.0 <= before.0 + 2048 && after.1 <= before.1 + 32, "{before:?} {after:?}");
+    assert!(after.0 <= before.0 + 2048, "{before:?} {after:?}");
     assert_eq!(after.2, before.2);
 }
