@@ -165,6 +165,12 @@ impl Resolver {
         self.own.time
     }
 
+    /// How many containers are remembered now.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.containers.len()
+    }
+
     /// How many readers could not be resolved: not visible to the daemon, or gone.
     #[must_use]
     pub fn unknown(&self) -> u64 {

@@ -36,6 +36,11 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         self.entries.lock().by_key.get(key).cloned()
     }
 
+    /// How many are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().by_key.len()
+    }
+
     /// Remembers `value` and forgets, from the least recently used on, what it has no place
     /// beside.
     pub(super) fn put(&self, key: K, value: Arc<V>) {

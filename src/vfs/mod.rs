@@ -473,6 +473,8 @@ impl Vfs {
     pub fn release(&self, fh: u64) {
         self.triggers.release(fh);
         self.handles.release(fh);
+        // Here, as nobody waits for this.
+        self.kept.set(Counter::Containers, self.resolver.remembered() as u64);
     }
 
     /// The file's text as the thread `tid` sees it.
