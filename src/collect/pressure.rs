@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use rustix::thread::CapabilitySet;
 
 use crate::cgroup::dir::CgroupDir;
 use crate::container::{Identity, Who};
@@ -13,6 +13,7 @@ use crate::facts::Facts;
 use crate::files::ProcFile;
 use crate::kernel::Controller;
 use crate::procfs::process;
+use crate::sys::capabilities;
 
 use super::{Collector, Scope};
 
@@ -90,9 +91,16 @@ impl Collector {
     ) -> Result<(Identity, OwnedFd)> {
         let scope = Scope::of(who).ok_or_else(none)?;
         let dir = self.own_pressure(&scope);
+        // The kernel goes by the capabilities of whoever opened the file, which may belong to
+        // another user than root.
+        let closely = CapabilitySet::SYS_RESOURCE;
+        let mut with = CapabilitySet::DAC_OVERRIDE;
+        let mut without = CapabilitySet::empty();
+        if self.may_watch_closely(who)? { &mut with } else { &mut without }.insert(closely);
         let open = || self.open_trigger(file, dir, scope.is_host);
-        // The kernel goes by the capabilities of whoever opened the file.
-        let trigger = if self.may_watch_closely(who)? { open()? } else { self.unprivileged(open)? };
+        let trigger = capabilities::acting(with, without, open).map_err(|error| {
+            Error::io("change capabilities of", self.kernel.proc.path("thread-self"), error)
+        })??;
         rustix::io::write(&trigger, text).map_err(|errno| Error::passed(errno.raw_os_error()))?;
         scope.check(&self.kernel)?;
         Ok((scope.container.identity().clone(), trigger))
@@ -133,27 +141,5 @@ impl Collector {
         let status = self.kernel.proc.read_record(&format!("{reader}/status"))?;
         let effective = process::parse_effective_capabilities(&status).unwrap_or(0);
         Ok(CapabilitySet::from_bits_retain(effective).contains(CapabilitySet::SYS_RESOURCE))
-    }
-
-    /// Opens on a thread of its own, which has given up CAP_SYS_RESOURCE.
-    fn unprivileged(&self, open: impl FnOnce() -> Result<OwnedFd> + Send) -> Result<OwnedFd> {
-        let thread = self.kernel.proc.path("thread-self");
-        let failed = |op, error: std::io::Error| Error::io(op, &thread, error);
-        std::thread::scope(|scope| {
-            let act = || {
-                let mut sets = capabilities(None)
-                    .map_err(|errno| failed("read capabilities of", errno.into()))?;
-                sets.effective.remove(CapabilitySet::SYS_RESOURCE);
-                set_capabilities(None, sets)
-                    .map_err(|errno| failed("limit capabilities of", errno.into()))?;
-                open()
-            };
-            let opening = std::thread::Builder::new()
-                .spawn_scoped(scope, act)
-                .map_err(|error| failed("start", error))?;
-            opening.join().unwrap_or_else(|_| {
-                Err(Error::Panicked { message: "setting a pressure trigger".to_owned() })
-            })
-        })
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use rustix::thread::CapabilitySet;
 
 use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
 use super::held::{Held, Holds};
@@ -24,7 +25,7 @@ use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
 use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::{Namespace, NsId, process};
-use crate::sys::{descriptors, file, identity};
+use crate::sys::{capabilities, descriptors, file, identity};
 use crate::units::Nsec;
 
 /// How many descriptors the remembered containers hold at most: a directory per hierarchy and
@@ -573,7 +574,9 @@ impl Resolver {
         std::thread::scope(|scope| {
             let read = || {
                 let kind = nix::sched::CloneFlags::CLONE_NEWCGROUP;
-                nix::sched::setns(namespace.as_fd(), kind)
+                let enter = || nix::sched::setns(namespace.as_fd(), kind);
+                capabilities::acting(CapabilitySet::SYS_ADMIN, CapabilitySet::empty(), enter)
+                    .and_then(|entered| Ok(entered?))
                     .map_err(|error| Error::io("enter", &path, error))?;
                 self.memberships(pid)
             };

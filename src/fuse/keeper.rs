@@ -26,6 +26,7 @@ use super::handover::{FdStore, Handed, Program, State, is_over};
 use super::mountpoint::{Claim, Mounted};
 use super::notify::notify;
 use super::pidfile::Pidfile;
+use super::privilege;
 use super::session::{Session, expect_answer};
 use crate::error::{self, Error, Result};
 use crate::sys::process;
@@ -390,7 +391,10 @@ impl<'a> Keeper<'a> {
         process::close_all_but(&[connection.device.as_fd(), report.as_fd()]).map_err(failed)?;
         rustix::thread::set_name(c"lxcfs-rs-worker").map_err(|errno| failed(errno.into()))?;
         let vfs = self.keeping.vfs.make(self.mounted.path(), Arc::clone(&self.kept))?;
-        Session::new(connection, Arc::new(vfs), self.options.workers())
+        let session = Session::new(connection, Arc::new(vfs), self.options.workers())?;
+        // Before it has a second thread, and before it has read a request.
+        privilege::give_up();
+        Ok(session)
     }
 
     /// Starts a worker, and waits until it is ready: what keeps the first one keeps the daemon.

@@ -16,7 +16,7 @@
 //!   takes over the connection understands every request that the kernel still holds.
 //!
 //! A daemon is a [`daemon`] from its start to its end; in it a keeper (`keeper.rs`) holds the
-//! [`connection`], and a worker, its child, runs a [`session`]. How a connection gets to another
+//! [`connection`], and a worker, its child, runs a [`session`] with few rights (`privilege.rs`). How a connection gets to another
 //! program is in `handover.rs`, what a daemon can be asked in [`control`].
 
 pub mod connection;
@@ -28,6 +28,7 @@ mod keeper;
 mod mountpoint;
 mod notify;
 mod pidfile;
+mod privilege;
 mod relief;
 pub mod session;
 

@@ -1,12 +1,6 @@
 //! The capabilities of a container; capabilities(7).
 
-use rustix::io::Errno;
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    remove_capability_from_bounding_set, set_capabilities,
-};
-
-use crate::error::{Error, Result};
+use rustix::thread::CapabilitySet;
 
 /// What a container has unless something else is asked for: the choice of Docker.
 pub const DEFAULT: CapabilitySet = CapabilitySet::CHOWN
@@ -93,54 +87,6 @@ fn by_name(named: &[Named]) -> CapabilitySet {
         Named::One(capability) => Some(*capability),
     });
     each.fold(CapabilitySet::empty(), CapabilitySet::union)
-}
-
-/// What this process may use.
-///
-/// # Errors
-/// What capget(2) answers.
-pub fn available() -> Result<CapabilitySet> {
-    capabilities(None)
-        .map(|sets| sets.permitted)
-        .map_err(|errno| Error::io("read the capabilities of", "/proc/self", errno))
-}
-
-fn failed(errno: Errno) -> Error {
-    Error::io("drop capabilities of", "/proc/self", errno)
-}
-
-/// Has nothing that this process executes get more than `granted`. That takes CAP_SETPCAP.
-///
-/// # Errors
-/// What prctl(2) answers.
-pub fn bound_to(granted: CapabilitySet) -> Result<()> {
-    for number in 0..u64::BITS {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        match capability_is_in_bounding_set(capability) {
-            // The kernel's last one is behind us.
-            Err(Errno::INVAL) => break,
-            Err(errno) => return Err(failed(errno)),
-            Ok(is_bounding) if is_bounding && !granted.contains(capability) => {
-                remove_capability_from_bounding_set(capability).map_err(failed)?;
-            }
-            Ok(_) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Keeps `granted` and nothing else. The inheritable set becomes empty, and the ambient set
-/// with it.
-///
-/// # Errors
-/// What capset(2) answers.
-pub fn keep(granted: CapabilitySet) -> Result<()> {
-    let sets = CapabilitySets {
-        effective: granted,
-        permitted: granted,
-        inheritable: CapabilitySet::empty(),
-    };
-    set_capabilities(None, sets).map_err(failed)
 }
 
 #[cfg(test)]

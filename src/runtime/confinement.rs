@@ -1,13 +1,15 @@
 //! What confines a container beyond its namespaces and cgroups: covered paths, a system call
 //! filter, few capabilities. The defaults are Docker's.
 
-use super::capabilities::{self, Wishes};
+use super::capabilities::Wishes;
 use super::devices::{self, Device};
 use super::kernelfs::{Access, KernelFilesystems};
 use super::masks;
-use super::seccomp::Filter;
+use super::seccomp;
 use super::user::User;
 use crate::error::{Error, InStep as _, Result};
+use crate::sys::capabilities;
+use crate::sys::seccomp::Filter;
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 
@@ -115,8 +117,7 @@ impl Decided {
     /// # Errors
     /// [`Error::Refused`] where something cannot be had.
     pub fn of(asked: &Asked) -> Result<Decided> {
-        let capabilities =
-            asked.capabilities.grant(capabilities::available()?).map_err(Error::Refused)?;
+        let capabilities = asked.capabilities.grant(available()?).map_err(Error::Refused)?;
         Ok(Decided {
             privileged: asked.is_privileged(),
             capabilities,
@@ -143,7 +144,8 @@ impl Confinement {
     /// # Errors
     /// [`Error::Refused`] where no filter can be made.
     pub fn new(decided: Decided) -> Result<Confinement> {
-        let filter = if decided.seccomp { Some(Filter::new(decided.capabilities)?) } else { None };
+        let filter =
+            if decided.seccomp { Some(seccomp::filter(decided.capabilities)?) } else { None };
         Ok(Confinement { decided, filter })
     }
 
@@ -152,7 +154,7 @@ impl Confinement {
     /// # Errors
     /// What capget(2) answers.
     pub fn with_all_capabilities(mut self) -> Result<Confinement> {
-        self.decided.capabilities = capabilities::available()?;
+        self.decided.capabilities = available()?;
         Ok(self)
     }
 
@@ -194,18 +196,31 @@ impl Confinement {
     pub fn enter(&self, user: &User) -> Result<()> {
         if self.decided.no_new_privileges {
             set_no_new_privs(true)
-                .map_err(|errno| Error::io("set no_new_privs of", "/proc/self", errno))?;
+                .map_err(|errno| Error::io("set no_new_privs of", SELF, errno))?;
         }
         // Before the capabilities: a filter without no_new_privs takes CAP_SYS_ADMIN, and it
         // allows what follows.
         if let Some(filter) = &self.filter {
-            filter.install().in_step("seccomp")?;
+            filter
+                .install()
+                .map_err(|error| Error::io("install a seccomp filter for", SELF, error))
+                .in_step("seccomp")?;
         }
-        capabilities::bound_to(self.decided.capabilities).in_step("capabilities")?;
+        let failed = |error| Error::io("drop capabilities of", SELF, error);
+        capabilities::bound_to(self.decided.capabilities)
+            .map_err(failed)
+            .in_step("capabilities")?;
         user.assume().in_step("--user")?;
         let kept = if user.is_root() { self.decided.capabilities } else { CapabilitySet::empty() };
-        capabilities::keep(kept).in_step("capabilities")
+        capabilities::keep(kept, kept).map_err(failed).in_step("capabilities")
     }
+}
+
+const SELF: &str = "/proc/self";
+
+/// What this process may use.
+fn available() -> Result<CapabilitySet> {
+    capabilities::available().map_err(|error| Error::io("read the capabilities of", SELF, error))
 }
 
 #[cfg(test)]

@@ -1,19 +1,15 @@
-//! The system calls that a container may make, as a program for the kernel to ask; seccomp(2).
+//! The system calls that a container may make, as a program for the kernel to ask.
 //!
 //! The choice is that of Docker's default profile: what is listed here is allowed, everything
-//! else answers EPERM, so that a program tells it from a kernel that lacks the call. ENOSYS
-//! have `clone3`, whose flags no filter can see (C libraries then fall back to `clone`), and
-//! every call that is newer than the list, for which programs have a fall-back too.
-//!
-//! The program is a binary search over the calls' numbers, for each ABI of the architecture.
+//! else answers as [`crate::sys::seccomp`] says: EPERM. ENOSYS has `clone3`, whose flags no filter
+//! can see (C libraries then fall back to `clone`).
 
 use std::collections::BTreeMap;
 
-use libc::sock_filter;
 use rustix::thread::CapabilitySet;
 
 use crate::error::{Error, Result};
-use crate::sys::seccomp::install;
+use crate::sys::seccomp::{Abis, Condition, Filter, Is, Verdict};
 
 /// Calls that every container may make. A name that an ABI does not have is no call of its.
 #[rustfmt::skip] // one name a line is no table
@@ -188,7 +184,8 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
 
 /// The execution domains that personality(2) may set: Linux's own, with the old 32-bit address
 /// layout (`PER_LINUX32`), with the name of an old kernel (`UNAME26`), both; and the question.
-const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+const PERSONALITIES: &[(u32, u32)] =
+    &[(0, 0), (0x8, 0x8), (0x2_0000, 0x2_0000), (0x2_0008, 0x2_0008), (0xffff_ffff, 0xffff_ffff)];
 
 /// The address families, by first and last, that socket(2) may use. Not among them are those
 /// that the kernel gave up, `AF_ALG` (the kernel's ciphers, a wide and needless way in) and
@@ -196,124 +193,26 @@ const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const FAMILIES: &[(u32, u32)] =
     &[(0, 11), (13, 18), (21, 22), (24, 24), (26, 33), (35, 36), (39, 39), (41, 45)];
 
-/// The names of one ABI's calls, and how the kernel tells it from others.
-struct Abi {
-    /// `AUDIT_ARCH_…` of linux/audit.h.
-    audit: u32,
-    calls: fn() -> Vec<(u32, &'static str)>,
-    /// Calls that no table of numbers has.
-    private: &'static [(u32, &'static str)],
+/// The filter for a container that is granted `capabilities`.
+///
+/// # Errors
+/// [`Error::Refused`] on an architecture whose calls are not known.
+pub fn filter(capabilities: CapabilitySet) -> Result<Filter> {
+    Filter::new(&rules(capabilities), Abis::All).ok_or_else(|| {
+        Error::Refused(
+            "no seccomp profile for this architecture: --security-opt seccomp=unconfined runs the \
+             container without"
+                .to_owned(),
+        )
+    })
 }
 
-impl Abi {
-    fn calls(&self) -> Vec<(u32, &'static str)> {
-        let mut calls = (self.calls)();
-        calls.extend(self.private);
-        calls
-    }
-}
-
-macro_rules! abi {
-    ($audit:literal, $table:ident, $private:expr) => {
-        Abi {
-            audit: $audit,
-            calls: || {
-                let number = |call: syscalls::$table::Sysno| u32::try_from(call.id()).ok();
-                syscalls::$table::Sysno::iter()
-                    .filter_map(|call| Some((number(call)?, call.name())))
-                    .collect()
-            },
-            private: $private,
-        }
-    };
-}
-
-/// The ABIs in which a program may call this architecture's kernel. (x32 is not one of them: no
-/// distribution's kernel has it switched on, and its numbers are beyond all that are listed.)
-const ABIS: &[Abi] = if cfg!(target_arch = "x86_64") {
-    OF_X86
-} else if cfg!(target_arch = "aarch64") {
-    OF_ARM
-} else {
-    &[]
-};
-
-const OF_X86: &[Abi] = &[abi!(0xc000_003e, x86_64, &[]), abi!(0x4000_0003, x86, &[])];
-
-const OF_ARM: &[Abi] = &[
-    abi!(0xc000_00b7, aarch64, &[]),
-    // asm/unistd.h of arm.
-    abi!(
-        0x4000_0028,
-        arm,
-        &[(0xf_0001, "breakpoint"), (0xf_0002, "cacheflush"), (0xf_0005, "set_tls")]
-    ),
+/// Calls that are judged by their first argument.
+const FIRST_ARGUMENT: &[(&str, &[Condition])] = &[
+    ("personality", &[Condition { argument: 0, is: Is::Within(PERSONALITIES) }]),
+    ("socket", &[Condition { argument: 0, is: Is::Within(FAMILIES) }]),
+    ("clone", &[Condition { argument: 0, is: Is::Without(NEW_NAMESPACES) }]),
 ];
-
-/// Where the calls begin that only 32-bit ARM has (`__ARM_NR_BASE`).
-const PRIVATE_CALLS: u32 = 0xf_0000;
-
-/// A filter, ready to be installed.
-#[derive(Debug)]
-pub struct Filter {
-    program: Vec<sock_filter>,
-}
-
-impl Filter {
-    /// The filter for a container that is granted `capabilities`.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] on an architecture whose calls are not known.
-    pub fn new(capabilities: CapabilitySet) -> Result<Filter> {
-        if ABIS.is_empty() {
-            return Err(Error::Refused(
-                "no seccomp profile for this architecture: --security-opt seccomp=unconfined \
-                 runs the container without"
-                    .to_owned(),
-            ));
-        }
-        Ok(Filter::over(ABIS, capabilities))
-    }
-
-    fn over(abis: &[Abi], capabilities: CapabilitySet) -> Filter {
-        let rules = rules(capabilities);
-        let mut program = vec![load(OFFSET_OF_ARCH)];
-        for abi in abis {
-            let mut body = vec![load(OFFSET_OF_NUMBER)];
-            body.extend(search(&ranges(&abi.calls(), &rules)));
-            program.push(jump(libc::BPF_JEQ, abi.audit, 1, 0));
-            program.push(skip(body.len()));
-            program.append(&mut body);
-        }
-        program.push(answer(libc::SECCOMP_RET_KILL_PROCESS));
-        Filter { program }
-    }
-
-    /// Puts this process, and all that it executes, under the filter. That takes
-    /// `CAP_SYS_ADMIN` or no_new_privs.
-    ///
-    /// # Errors
-    /// What seccomp(2) answers.
-    pub fn install(&self) -> Result<()> {
-        install(&self.program)
-            .map_err(|error| Error::io("install a seccomp filter for", "/proc/self", error))
-    }
-}
-
-/// What becomes of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Allow,
-    Refuse,
-    /// The call is unknown.
-    Hide,
-    /// Allowed with none of these bits in the first argument.
-    WithoutBits(u32),
-    /// Allowed with a first argument that is one of these.
-    Among(&'static [u32]),
-    /// Allowed with a first argument in one of these ranges.
-    Within(&'static [(u32, u32)]),
-}
 
 /// What becomes of each call that is named in a list, for a container with `capabilities`.
 fn rules(capabilities: CapabilitySet) -> BTreeMap<&'static str, Verdict> {
@@ -321,9 +220,7 @@ fn rules(capabilities: CapabilitySet) -> BTreeMap<&'static str, Verdict> {
     for name in ALLOWED.iter().copied().flatten() {
         rules.insert(*name, Verdict::Allow);
     }
-    rules.insert("personality", Verdict::Among(PERSONALITIES));
-    rules.insert("socket", Verdict::Within(FAMILIES));
-    rules.insert("clone", Verdict::WithoutBits(NEW_NAMESPACES));
+    rules.extend(FIRST_ARGUMENT.iter().map(|(name, is)| (*name, Verdict::If(is))));
     rules.insert("clone3", Verdict::Hide);
     for (capability, names) in ALLOWED_WITH {
         if capabilities.contains(*capability) {
@@ -333,168 +230,19 @@ fn rules(capabilities: CapabilitySet) -> BTreeMap<&'static str, Verdict> {
     rules
 }
 
-/// The verdicts over all numbers, each from its number to the next one's.
-fn ranges(
-    calls: &[(u32, &'static str)],
-    rules: &BTreeMap<&'static str, Verdict>,
-) -> Vec<(u32, Verdict)> {
-    let known: BTreeMap<u32, Verdict> =
-        calls.iter().filter_map(|(number, name)| Some((*number, *rules.get(name)?))).collect();
-    let newest = known.range(..PRIVATE_CALLS).next_back().map_or(0, |(number, _)| *number);
-    let between = |number: u32| if number <= newest { Verdict::Refuse } else { Verdict::Hide };
-    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
-    let mut next = 0;
-    for (number, verdict) in known {
-        if number > next {
-            push(&mut ranges, next, between(next));
-        }
-        push(&mut ranges, number, verdict);
-        next = number + 1;
-    }
-    push(&mut ranges, next, between(next));
-    ranges
-}
-
-fn push(ranges: &mut Vec<(u32, Verdict)>, start: u32, verdict: Verdict) {
-    if ranges.last().is_none_or(|(_, last)| *last != verdict) {
-        ranges.push((start, verdict));
-    }
-}
-
-/// Finds the range that the loaded number lies in, and gives its verdict.
-fn search(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
-    match ranges {
-        [] => vec![answer(REFUSED)],
-        [(_, verdict)] => judge(*verdict),
-        _ => {
-            let (below, above) = ranges.split_at(ranges.len() / 2);
-            let (start, _) = above[0];
-            let (below, above) = (search(below), search(above));
-            // A conditional jump reaches only so far: it jumps over one that reaches further.
-            let mut program = vec![jump(libc::BPF_JGE, start, 0, 1), skip(below.len())];
-            program.extend(below);
-            program.extend(above);
-            program
-        }
-    }
-}
-
-/// Gives a verdict, which ends the program. The kernel takes the low half of an argument alone
-/// in all calls that are judged by one.
-fn judge(verdict: Verdict) -> Vec<sock_filter> {
-    let allowed_if = |values: Vec<(u32, Verdict)>| {
-        let mut program = vec![load(OFFSET_OF_ARGUMENT)];
-        program.extend(search(&values));
-        program
-    };
-    match verdict {
-        Verdict::Allow => vec![answer(libc::SECCOMP_RET_ALLOW)],
-        Verdict::Refuse => vec![answer(REFUSED)],
-        Verdict::Hide => vec![answer(HIDDEN)],
-        Verdict::WithoutBits(bits) => vec![
-            load(OFFSET_OF_ARGUMENT),
-            jump(libc::BPF_JSET, bits, 0, 1),
-            answer(REFUSED),
-            answer(libc::SECCOMP_RET_ALLOW),
-        ],
-        Verdict::Among(values) => allowed_if(allowing(values.iter().map(|&value| (value, value)))),
-        Verdict::Within(ranges) => allowed_if(allowing(ranges.iter().copied())),
-    }
-}
-
-/// The verdicts over all values, of which those in `allowed`, ascending, are allowed.
-fn allowing(allowed: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, Verdict)> {
-    let mut ranges = vec![(0, Verdict::Refuse)];
-    for (first, last) in allowed {
-        // Two starts at one value leave the first an empty range.
-        ranges.push((first, Verdict::Allow));
-        ranges.extend(last.checked_add(1).map(|after| (after, Verdict::Refuse)));
-    }
-    ranges
-}
-
-const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
-const HIDDEN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
-
-// struct seccomp_data, linux/seccomp.h.
-const OFFSET_OF_NUMBER: u32 = 0;
-const OFFSET_OF_ARCH: u32 = 4;
-/// The low half of the first argument.
-const OFFSET_OF_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
-
-fn load(offset: u32) -> sock_filter {
-    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
-}
-
-/// Skips so many instructions.
-fn skip(count: usize) -> sock_filter {
-    // No program that the kernel takes has more than 4096.
-    instruction(libc::BPF_JMP | libc::BPF_JA, u32::try_from(count).unwrap_or(u32::MAX), 0, 0)
-}
-
-/// Skips as many instructions as the comparison's outcome says.
-fn jump(comparison: u32, value: u32, if_true: u8, if_false: u8) -> sock_filter {
-    instruction(libc::BPF_JMP | libc::BPF_K | comparison, value, if_true, if_false)
-}
-
-fn answer(action: u32) -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    // Every operation code is below 0x100.
-    sock_filter { code: u16::try_from(code).unwrap_or(u16::MAX), jt, jf, k }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::seccomp::tests::{ALLOW, HIDDEN, REFUSED, asked, calls_of_all};
     use std::collections::BTreeSet;
 
-    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-
-    /// What the kernel's interpreter answers, as far as our programs use it.
-    fn run(program: &[sock_filter], arch: u32, number: u32, argument: u64) -> u32 {
-        let mut loaded = 0;
-        let mut next = 0;
-        loop {
-            let sock_filter { code, jt, jf, k } = program[next];
-            next += 1;
-            let choose = |outcome: bool| usize::from(if outcome { jt } else { jf });
-            match u32::from(code) {
-                0x20 => {
-                    loaded = match k {
-                        0 => number,
-                        4 => arch,
-                        16 => (argument & 0xffff_ffff) as u32,
-                        _ => panic!("load from {k}"),
-                    }
-                }
-                0x05 => next += k as usize,
-                0x15 => next += choose(loaded == k),
-                0x35 => next += choose(loaded >= k),
-                0x45 => next += choose(loaded & k != 0),
-                0x06 => return k,
-                code => panic!("instruction {code:#x}"),
-            }
-        }
-    }
-
-    /// The answer to a call by its name, in the first or second ABI.
-    fn asked(filter: &Filter, abi: usize, name: &str, argument: u64) -> u32 {
-        let calls = ABIS[abi].calls();
-        let (number, _) = calls.into_iter().find(|(_, known)| *known == name).unwrap();
-        run(&filter.program, ABIS[abi].audit, number, argument)
-    }
-
     fn of(capabilities: CapabilitySet) -> Filter {
-        Filter::new(capabilities).unwrap()
+        filter(capabilities).unwrap()
     }
 
     #[test]
     fn every_name_is_a_call_of_some_abi() {
-        let known: BTreeSet<_> =
-            OF_X86.iter().chain(OF_ARM).flat_map(Abi::calls).map(|(_, name)| name).collect();
+        let known: BTreeSet<_> = calls_of_all().into_iter().collect();
         let unknown: Vec<_> =
             rules(CapabilitySet::all()).into_keys().filter(|name| !known.contains(name)).collect();
         assert_eq!(unknown, [""; 0]);
@@ -508,44 +256,10 @@ mod tests {
         }
     }
 
-    /// Every number of every ABI has the verdict that its name's rule says.
-    #[test]
-    fn the_program_says_what_the_rules_say() {
-        for (abis, capabilities) in [
-            (OF_X86, CapabilitySet::empty()),
-            (OF_X86, CapabilitySet::all()),
-            (OF_ARM, CapabilitySet::empty()),
-            (OF_ARM, CapabilitySet::all()),
-        ] {
-            let rules = rules(capabilities);
-            let filter = Filter::over(abis, capabilities);
-            assert!(filter.program.len() < 4096, "{}", filter.program.len());
-            for abi in abis {
-                let calls: BTreeMap<u32, &str> = abi.calls().into_iter().collect();
-                let listed = calls.iter().filter(|(_, name)| rules.contains_key(*name));
-                let newest =
-                    listed.map(|(number, _)| *number).filter(|&n| n < PRIVATE_CALLS).max().unwrap();
-                let private = PRIVATE_CALLS..PRIVATE_CALLS + 10;
-                for number in (0..1000).chain(private).chain([0x4000_0000, u32::MAX]) {
-                    let rule = calls.get(&number).and_then(|name| rules.get(name));
-                    let expected = match rule {
-                        None if number > newest => HIDDEN,
-                        None => REFUSED,
-                        Some(Verdict::Hide) => HIDDEN,
-                        // The argument is 0.
-                        Some(_) => ALLOW,
-                    };
-                    let found = run(&filter.program, abi.audit, number, 0);
-                    assert_eq!(found, expected, "{number} {:?}", calls.get(&number));
-                }
-            }
-        }
-    }
-
     #[test]
     fn new_namespaces_take_sys_admin() {
         let (bare, admin) = (of(CapabilitySet::empty()), of(CapabilitySet::SYS_ADMIN));
-        for abi in 0..ABIS.len() {
+        for abi in 0..2 {
             for (name, argument, without, with) in [
                 ("clone3", 0, HIDDEN, ALLOW),
                 ("clone", libc::SIGCHLD as u64, ALLOW, ALLOW),
@@ -560,8 +274,16 @@ mod tests {
                 ("kexec_load", 0, REFUSED, REFUSED),
                 ("ptrace", 0, ALLOW, ALLOW),
             ] {
-                assert_eq!(asked(&bare, abi, name, argument), without, "{abi} {name} {argument:x}");
-                assert_eq!(asked(&admin, abi, name, argument), with, "{abi} {name} {argument:x}");
+                assert_eq!(
+                    asked(&bare, abi, name, &[argument]),
+                    without,
+                    "{abi} {name} {argument:x}"
+                );
+                assert_eq!(
+                    asked(&admin, abi, name, &[argument]),
+                    with,
+                    "{abi} {name} {argument:x}"
+                );
             }
         }
     }
@@ -585,9 +307,9 @@ mod tests {
             (46, REFUSED),
         ] {
             let family = u64::from(family.cast_unsigned());
-            assert_eq!(asked(&filter, 0, "socket", family), expected, "{family}");
+            assert_eq!(asked(&filter, 0, "socket", &[family]), expected, "{family}");
             // The kernel does not see the high half either.
-            assert_eq!(asked(&filter, 0, "socket", family | 1 << 32), expected, "{family}");
+            assert_eq!(asked(&filter, 0, "socket", &[family | 1 << 32]), expected, "{family}");
         }
         for (persona, expected) in [
             (0, ALLOW),
@@ -602,13 +324,7 @@ mod tests {
             (0xffff_fffe, REFUSED),
             (0xffff_ffff, ALLOW),
         ] {
-            assert_eq!(asked(&filter, 0, "personality", persona), expected, "{persona:x}");
+            assert_eq!(asked(&filter, 0, "personality", &[persona]), expected, "{persona:x}");
         }
-    }
-
-    #[test]
-    fn another_abi_is_fatal() {
-        let filter = of(CapabilitySet::empty());
-        assert_eq!(run(&filter.program, 0x1234, 0, 0), libc::SECCOMP_RET_KILL_PROCESS);
     }
 }

@@ -23,14 +23,15 @@ pub fn replace_descriptor(descriptor: BorrowedFd, replacement: BorrowedFd) -> io
     Ok(())
 }
 
+/// `_IOR(229, 0, uint32_t)`, include/uapi/linux/fuse.h.
+pub const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
+
 /// Another descriptor of the connection of `device`, with requests of its own: those that are
 /// read by it fail when it is closed. FUSE_DEV_IOC_CLONE, Linux 4.2.
 ///
 /// # Errors
 /// What open(2) of /dev/fuse and the ioctl answer.
 pub fn clone_device(device: BorrowedFd) -> io::Result<OwnedFd> {
-    /// `_IOR(229, 0, uint32_t)`, include/uapi/linux/fuse.h.
-    const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
     let clone = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
     let source: u32 = device.as_raw_fd().cast_unsigned();
     // SAFETY: both descriptors are open; the request reads a u32, which outlives the call.

@@ -7,12 +7,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 /// `_IO(0xb7, 2)`, ioctl_nsfs(2), Linux 4.9: a descriptor of the parent pid namespace.
-const NS_GET_PARENT: libc::c_ulong = 0xb702;
+pub const NS_GET_PARENT: libc::c_ulong = 0xb702;
 /// `_IOR(0xb7, 7, int)`, include/uapi/linux/nsfs.h, Linux 6.11: the thread group, in the
 /// caller's pid namespace, of a pid in the given one. The pid is passed by value.
-const NS_GET_TGID_FROM_PIDNS: libc::c_ulong = 0x8004_b707;
+pub const NS_GET_TGID_FROM_PIDNS: libc::c_ulong = 0x8004_b707;
 /// `_IOWR(0xff, 11, struct pidfd_info)` with the structure's first 64 bytes, Linux 6.13.
-const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+pub const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
 /// Of include/uapi/linux/pidfd.h: a pidfd of a thread, not of its group; Linux 6.9.
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 

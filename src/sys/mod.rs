@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod capabilities;
 pub mod descriptors;
 pub mod file;
 pub mod fuse;

@@ -18,6 +18,7 @@ mod managers;
 mod nested;
 mod options;
 mod pressure;
+mod privilege;
 mod readers;
 mod restart;
 mod run;
