@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -348,20 +348,31 @@ impl Reader {
     }
 
     fn ask(&mut self, letter: u8, file: &str, offset: u64, size: u32) -> Result<String, i32> {
+        self.converse(letter, file, offset, size).unwrap()
+    }
+
+    /// An error where it has ended.
+    fn converse(
+        &mut self,
+        letter: u8,
+        file: &str,
+        offset: u64,
+        size: u32,
+    ) -> io::Result<Result<String, i32>> {
         let index = FILES.iter().position(|known| known.ends_with(file)).unwrap();
         let mut request = [0; REQUEST];
         request[0] = letter;
         request[1] = u8::try_from(index).unwrap();
         request[4..8].copy_from_slice(&size.to_ne_bytes());
         request[8..].copy_from_slice(&offset.to_ne_bytes());
-        self.link.write_all(&request).unwrap();
+        self.link.write_all(&request)?;
         let mut length = [0; 4];
-        self.link.read_exact(&mut length).unwrap();
+        self.link.read_exact(&mut length)?;
         let length = i32::from_ne_bytes(length);
-        let Ok(length) = usize::try_from(length) else { return Err(-length) };
+        let Ok(length) = usize::try_from(length) else { return Ok(Err(-length)) };
         let mut text = vec![0; length];
-        self.link.read_exact(&mut text).unwrap();
-        Ok(String::from_utf8(text).unwrap())
+        self.link.read_exact(&mut text)?;
+        Ok(Ok(String::from_utf8(text).unwrap()))
     }
 
     /// Opens the file, reads it to its end and closes it.
@@ -375,6 +386,11 @@ impl Reader {
     /// The same once; or the errno.
     pub(crate) fn try_read(&mut self, file: &str) -> Result<String, i32> {
         self.ask(b'r', file, 0, 0)
+    }
+
+    /// Whether it is still there after it was asked for a file.
+    pub(crate) fn lives_to_read(&mut self, file: &str) -> bool {
+        self.converse(b'r', file, 0, 0).is_ok()
     }
 
     /// Reads so often that the daemon remembers it by its number, and not its container alone:

@@ -30,7 +30,7 @@ fn ask(place: &Place, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn status(place: &Place) -> Value {
+pub(crate) fn status(place: &Place) -> Value {
     let output = ask(place, &["status", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -64,7 +64,7 @@ impl Seen {
 }
 
 /// What is wrong with the text of a file that a container with this memory was shown.
-fn problem(name: &str, text: &str, limit: u64) -> Option<String> {
+pub(crate) fn problem(name: &str, text: &str, limit: u64) -> Option<String> {
     let is_right = match name {
         "meminfo" => {
             let own = format!("MemTotal: {:>14} kB\n", limit / 1024);

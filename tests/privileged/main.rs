@@ -8,6 +8,7 @@ mod engine;
 mod exec;
 mod flags;
 mod hostile_payloads;
+mod hostile_readers;
 mod keeper;
 mod laws;
 mod life;
