@@ -63,6 +63,15 @@ struct Request {
     ask: Ask,
 }
 
+/// What is asked by a message; none where it is not understood.
+#[must_use]
+pub fn parse_request(text: &[u8]) -> Option<Ask> {
+    match serde_json::from_slice(text) {
+        Ok(Request { version: VERSION, ask }) => Some(ask),
+        _ => None,
+    }
+}
+
 /// The answer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -170,9 +179,9 @@ impl Control {
             return None;
         }
         let (text, _) = peer.receive().ok()?;
-        match serde_json::from_slice::<Request>(&text) {
-            Ok(Request { version: VERSION, ask }) => Some((ask, peer)),
-            _ => {
+        match parse_request(&text) {
+            Some(ask) => Some((ask, peer)),
+            None => {
                 let text = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
                 refuse(format!("found {text:?}, expected a request of version {VERSION}"));
                 None

@@ -40,7 +40,7 @@ pub(super) const LISTEN: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAME
 /// What has to be known of a connection. Fields are only ever added, each with a default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct State {
+pub struct State {
     /// The version of the program that wrote this.
     pub(super) program: String,
     pub(super) mountpoint: PathBuf,
@@ -151,17 +151,32 @@ impl State {
         let failed = |error| Error::io("read", name, error);
         let mut text = vec![0; MOST];
         let length = file.read_at(&mut text, 0).map_err(failed)?;
-        text.truncate(length);
-        serde_json::from_slice(&text)
-            .map_err(|_| Error::malformed(name, 0, &text, "a JSON document"))
+        State::parse(&text[..length])
+    }
+
+    /// Takes what is known of a state, whichever program wrote it.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for what is no JSON document.
+    pub fn parse(text: &[u8]) -> Result<State> {
+        let name = "the state of the daemon before";
+        serde_json::from_slice(text).map_err(|_| Error::malformed(name, 0, text, "a JSON document"))
+    }
+
+    /// As another program is given it.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn to_text(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|error| Error::io("write", "the daemon's state", std::io::Error::from(error)))
     }
 
     fn to_memfd(&self) -> Result<OwnedFd> {
         let failed = |error: std::io::Error| Error::io("write", "the daemon's state", error);
         let memfd = rustix::fs::memfd_create(c"lxcfs-rs-state", MemfdFlags::CLOEXEC);
         let mut file = File::from(memfd.map_err(|errno| failed(errno.into()))?);
-        file.write_all(&serde_json::to_vec(self).map_err(|error| failed(error.into()))?)
-            .map_err(failed)?;
+        file.write_all(&self.to_text()?).map_err(failed)?;
         Ok(file.into())
     }
 }

@@ -32,6 +32,8 @@ mod privilege;
 mod relief;
 pub mod session;
 
+pub use handover::State;
+
 use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};
