@@ -10,10 +10,11 @@ mod fixtures;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use fixtures::{Copy, Fixture, NAMES, root_of};
 use lxcfs_rs::cgroup::{format, layout, path};
-use lxcfs_rs::container::Who;
+use lxcfs_rs::container::{Subject, Who};
 use lxcfs_rs::cpulist::CpuSet;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files::{ProcFile, TABLE, TREES, row_of};
@@ -347,6 +348,7 @@ fn inputs(fixture: &Fixture) -> Vec<String> {
 struct Run {
     copy: Copy,
     fixture: Fixture,
+    pid: u32,
     who: Who,
 }
 
@@ -354,8 +356,9 @@ impl Run {
     fn of(name: &str) -> Run {
         let copy = Copy::of(name);
         let fixture = copy.open().unwrap();
-        let who = fixture.reader(fixture.init_of("c1"));
-        Run { copy, fixture, who }
+        let pid = fixture.init_of("c1");
+        let who = fixture.reader(pid);
+        Run { copy, fixture, pid, who }
     }
 
     /// Shows `files` while the input `path` reads as `text`, none being a missing file.
@@ -364,10 +367,22 @@ impl Run {
             Some(text) => self.copy.write(path, text),
             None => fs::remove_file(self.copy.root().join(path)).unwrap(),
         }
-        let collector = self.fixture.collector();
+        // As a daemon that has read nothing yet: one that has holds files open, and what they said.
+        let fixture = self.copy.open().unwrap();
+        let collector = fixture.collector();
+        let find = || fixture.container(self.pid);
+        let container = find();
         for &file in files {
             let own = row_of(file).path;
-            let shown = collector.collect(file, &self.who, self.fixture.now).map(render);
+            let collected = match &container {
+                Ok(container) => {
+                    let subject = Subject::Container(Arc::clone(container));
+                    let who = Who { reader: Some(self.pid), subject };
+                    collector.collect(file, &who, fixture.now)
+                }
+                Err(_) => Err(find().unwrap_err()),
+            };
+            let shown = collected.map(render);
             let excerpt = || {
                 let text = text.map(|text| String::from_utf8_lossy(&text[..text.len().min(3000)]));
                 format!("{own} with {path} = {text:?}")
@@ -575,7 +590,7 @@ fn damaged_at_the_start() {
             copy.write(path, text);
             let fixture = copy.open()?;
             let Ok(container) = fixture.container(fixture.init_of("c1")) else { return Ok(()) };
-            let subject = lxcfs_rs::container::Subject::Container(container);
+            let subject = Subject::Container(container);
             let who = Who { reader: None, subject };
             for row in TABLE.iter().filter(|row| !row.path.contains("pressure")) {
                 let shown = fixture.show(row.file, &who)?;
