@@ -24,6 +24,7 @@ class Engine:
         self.log = open(f"{self.directory}/log", "w", encoding="utf-8")
         self.process = subprocess.Popen(
             ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2",
+             "--exec-opt=native.cgroupdriver=cgroupfs",
              f"--data-root={self.directory}/data", f"--exec-root={self.directory}/state",
              f"--pidfile={self.directory}/pid", f"--host=unix://{self.directory}/socket"],
             stdout=self.log, stderr=self.log)
