@@ -48,19 +48,24 @@ struct Manager<'a> {
 
 impl<'a> Manager<'a> {
     fn start(place: &'a Place) -> Manager<'a> {
+        Manager::of(place, Path::new(PROGRAM))
+    }
+
+    /// The unit's program is `program`.
+    fn of(place: &'a Place, program: &Path) -> Manager<'a> {
         let base = &place.base;
         let units = base.join("config/systemd/user");
         let changes = units.join(format!("{UNIT}.d"));
         fs::create_dir_all(&changes).unwrap();
         fs::copy(unit_file(), units.join(UNIT)).unwrap();
         let (mountpoint, log) = (place.mountpoint(), base.join("log"));
-        let (mountpoint, log) = (mountpoint.display(), log.display());
+        let (mountpoint, log, program) = (mountpoint.display(), log.display(), program.display());
         let place_of = format!("\"{mountpoint}\" --runtime-dir=%t/lxcfs-rs");
         // Where the machine itself is taken for a container, the daemon starts all the same.
         let text = format!(
             "[Unit]\nConditionVirtualization=\n[Service]\nStandardError=append:{log}\n\
-             ExecStart=\nExecStart=\"{PROGRAM}\" serve {place_of}\n\
-             ExecReload=\nExecReload=\"{PROGRAM}\" upgrade {place_of}\n"
+             ExecStart=\nExecStart=\"{program}\" serve {place_of}\n\
+             ExecReload=\nExecReload=\"{program}\" upgrade {place_of}\n"
         );
         fs::write(changes.join("here.conf"), text).unwrap();
 
@@ -265,6 +270,26 @@ fn after_a_stop_nobody_hangs_and_the_next_start_heals() {
     assert_eq!(manager.status()["resumes"], 0);
 }
 
+#[test]
+fn where_it_does_not_start_again_nobody_hangs() {
+    let place = Place::new();
+    let program = place.base.join("program");
+    fs::copy(PROGRAM, &program).unwrap();
+    let manager = Manager::of(&place, &program);
+    manager.output(&["start", UNIT]);
+    let group = Group::limited(100 * MIB);
+    let mut reader = Plan::container(&group).start(&place);
+    assert_eq!(reader.total(), 100 * MIB);
+    let thread = thread::spawn(|| read_on(reader));
+    fs::remove_file(&program).unwrap();
+    fs::copy("/bin/false", &program).unwrap();
+    kill(manager.main_pid(), Signal::SIGKILL).unwrap();
+    let (mut reader, _) = thread.join().unwrap();
+    assert_eq!(reader.try_read("meminfo"), Err(Errno::ENOTCONN as i32));
+    eventually("systemd gives up", || manager.property("ActiveState") == "failed");
+    assert_eq!(manager.property("Result"), "exit-code");
+}
+
 /// Has no warning of systemd's.
 #[test]
 fn the_unit_is_understood() {
@@ -280,6 +305,7 @@ fn the_unit_is_understood() {
         String::from_utf8(out).unwrap()
     };
     run(&["verify", "--man=no"]);
+    // At most 5.0, of which most is said in its first lines.
     let score = run(&["security", "--offline=true", "--threshold=50"]);
     println!("{}", score.trim_end().lines().last().unwrap());
 }
