@@ -405,7 +405,7 @@ fn delegate_controllers(dir: &Path) -> Result<()> {
     for name in missing {
         match write(&dir.join("cgroup.subtree_control"), &format!("+{name}")) {
             // The cgroup is gone, not the controller.
-            Err(error) if error.errno() == libc::ENODEV => return Err(error),
+            Err(error) if error.is_gone() => return Err(error),
             Err(error) => log::warn!("{error} (+{name})"),
             Ok(()) => {}
         }
