@@ -116,8 +116,9 @@ def check_meminfo(container, levels, cgroup=None):
         assert len(ours) == len(theirs), f"width of {ours!r}"
     for name, value in expected_meminfo(levels, files, host).items():
         if name in host:
-            # Sums may be rounded once or part by part.
-            close_to(name, shown[name], value, slack=1)
+            # Sums may be rounded once or part by part. And who reads memory.stat has the kernel's
+            # buffers for that file open, in kB of the slab: the daemon's are not the container's.
+            close_to(name, shown[name], value, slack=8 if name in ("Slab", "SUnreclaim") else 1)
     return shown
 
 
