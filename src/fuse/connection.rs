@@ -57,6 +57,15 @@ impl Connection {
         Ok(Connection { device: device.into(), init_request, init_reply })
     }
 
+    /// The same connection by a descriptor of its own.
+    pub(super) fn try_clone(&self) -> io::Result<Connection> {
+        Ok(Connection {
+            device: self.device.try_clone()?,
+            init_request: self.init_request.clone(),
+            init_reply: self.init_reply.clone(),
+        })
+    }
+
     /// Whether the kernel sends a request again whose reader still waits, to whoever comes after
     /// a worker that was killed: FUSE_NOTIFY_RESEND, Linux 6.9.
     #[must_use]

@@ -16,9 +16,6 @@ use parking_lot::{Condvar, Mutex};
 /// How many threads answer what was put aside: as many as there are workers at least.
 const LANES: usize = 2;
 
-/// Their nice value, setpriority(2): workers come first.
-const NICE: i32 = 10;
-
 /// How many containers are told apart. Two of the same bucket are counted as one.
 const BUCKETS: usize = 64;
 
@@ -47,8 +44,7 @@ pub(super) struct Fairness {
     total: AtomicU32,
     /// How many buckets had reads in the window before.
     active: AtomicU32,
-    /// How many are put aside, by bucket.
-    waiting: Arc<[AtomicU32; BUCKETS]>,
+
     /// A thread (upper half), and the bucket and the window (lower) in which that was found out.
     threads: Box<[AtomicU64]>,
     aside: Arc<Aside>,
@@ -62,9 +58,8 @@ impl Fairness {
             reads: [const { AtomicU32::new(0) }; BUCKETS],
             total: AtomicU32::new(0),
             active: AtomicU32::new(0),
-            waiting: Arc::new([const { AtomicU32::new(0) }; BUCKETS]),
             threads: (0..THREADS).map(|_| AtomicU64::new(0)).collect(),
-            aside: Arc::default(),
+            aside: Arc::new(Aside::new()),
         }
     }
 
@@ -83,7 +78,7 @@ impl Fairness {
         // Half more than its share.
         let is_far = active > 1 && u64::from(reads) * u64::from(active) * 2 > u64::from(total) * 3;
         // Behind those of its own that wait already.
-        let waits = active > 1 && self.waiting.get(bucket)?.load(Relaxed) > 0;
+        let waits = active > 1 && self.aside.waiting.get(bucket)?.load(Relaxed) > 0;
         (waits || reads > FEW && is_far).then_some(bucket)
     }
 
@@ -114,24 +109,15 @@ impl Fairness {
 
     /// Puts the rest of a request of `bucket` aside; gives it back where there is no room.
     pub(super) fn put_aside(&self, bucket: usize, rest: Rest) -> Option<Rest> {
-        let waiting = Arc::clone(&self.waiting);
         let mut queues = self.aside.queues.lock();
         if queues.count >= MOST_ASIDE {
             return Some(rest);
         }
         queues.count += 1;
-        if let Some(waiting) = waiting.get(bucket) {
+        if let Some(waiting) = self.aside.waiting.get(bucket) {
             waiting.fetch_add(1, Relaxed);
         }
-        queues.put(
-            bucket,
-            Box::new(move || {
-                rest();
-                if let Some(waiting) = waiting.get(bucket) {
-                    waiting.fetch_sub(1, Relaxed);
-                }
-            }),
-        );
+        queues.put(bucket, rest);
         drop(queues);
         self.aside.more.notify_one();
         None
@@ -148,10 +134,11 @@ impl Fairness {
 }
 
 /// What was put aside.
-#[derive(Default)]
 struct Aside {
     queues: Mutex<Queues>,
     more: Condvar,
+    /// How many of each bucket are not answered yet.
+    waiting: [AtomicU32; BUCKETS],
 }
 
 impl std::fmt::Debug for Aside {
@@ -161,19 +148,25 @@ impl std::fmt::Debug for Aside {
 }
 
 impl Aside {
+    fn new() -> Aside {
+        let waiting = [const { AtomicU32::new(0) }; BUCKETS];
+        Aside { queues: Mutex::default(), more: Condvar::new(), waiting }
+    }
+
     fn answer(&self) {
-        // Refused, they are as the workers.
-        let _ = rustix::process::setpriority_process(None, NICE);
         loop {
             let mut queues = self.queues.lock();
-            let rest = loop {
+            let (bucket, rest) = loop {
                 match queues.take() {
-                    Some(rest) => break rest,
+                    Some(first) => break first,
                     None => self.more.wait(&mut queues),
                 }
             };
             drop(queues);
             rest();
+            if let Some(waiting) = self.waiting.get(bucket) {
+                waiting.fetch_sub(1, Relaxed);
+            }
         }
     }
 }
@@ -193,14 +186,14 @@ impl Queues {
         }
     }
 
-    fn take(&mut self) -> Option<Rest> {
+    fn take(&mut self) -> Option<(usize, Rest)> {
         let (bucket, mut queue) = self.by_bucket.pop_front()?;
         let rest = queue.pop_front()?;
         self.count -= 1;
         if !queue.is_empty() {
             self.by_bucket.push_back((bucket, queue));
         }
-        Some(rest)
+        Some((bucket, rest))
     }
 }
 
@@ -239,7 +232,7 @@ mod tests {
             queues.count += 1;
             queues.put(bucket, Box::new(move || done.lock().push(name)));
         }
-        while let Some(rest) = queues.take() {
+        while let Some((_, rest)) = queues.take() {
             rest();
         }
         assert_eq!(*done.lock(), ['a', 'x', '1', 'b', 'y', 'c']);

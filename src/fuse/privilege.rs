@@ -18,7 +18,7 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, set_no_new_privs};
 
-use crate::sys::seccomp::{Abis, Condition, Filter, Is, Verdict};
+use crate::sys::seccomp::{Abis, Condition, Filter, Is, NEW_NAMESPACES, Verdict};
 use crate::sys::{capabilities, fuse, identity};
 
 /// To see the namespaces of all processes; and cgroups whose owner lets nobody in.
@@ -68,7 +68,10 @@ const ALLOWED_IF: &[(&str, &[Condition])] = &[
     ("mmap", &[at(2, Is::Without(EXECUTABLE))]),
     ("mprotect", &[at(2, Is::Without(EXECUTABLE))]),
     // Threads, but no processes and no namespaces.
-    ("clone", &[at(0, Is::With(libc::CLONE_THREAD.cast_unsigned())), at(0, Is::Without(NEW))]),
+    (
+        "clone",
+        &[at(0, Is::With(libc::CLONE_THREAD.cast_unsigned())), at(0, Is::Without(NEW_NAMESPACES))],
+    ),
     ("setns", &[at(1, Is::Within(&[only(libc::CLONE_NEWCGROUP.cast_unsigned())]))]),
     // By which more workers shake hands.
     ("socketpair", &[at(0, Is::Within(&[only(libc::AF_UNIX.cast_unsigned())]))]),
@@ -99,16 +102,6 @@ const ALLOWED_IF: &[(&str, &[Condition])] = &[
 const EMPTIES: u32 = (libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY)).cast_unsigned();
 
 const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
-
-/// The flags of clone(2) that make a namespace.
-const NEW: u32 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET)
-    .cast_unsigned();
 
 const fn at(argument: u32, is: Is) -> Condition {
     Condition { argument, is }

@@ -44,10 +44,7 @@ impl Session {
     /// What the handshake with fuser and the kernel answer.
     pub fn new(connection: &Connection, vfs: Arc<Vfs>, workers: usize) -> Result<Session> {
         let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);
-        let device = connection.device.try_clone().map_err(failed("duplicate"))?;
-        let (init_request, init_reply) =
-            (connection.init_request.clone(), connection.init_reply.clone());
-        let connection = Connection { device, init_request, init_reply };
+        let connection = connection.try_clone().map_err(failed("duplicate"))?;
         let lost = vfs.take_lost_waiters();
         let (load, fairness) = (Arc::new(Load::new(workers)), Arc::new(Fairness::new()));
         let source = Source { connection, vfs, load, fairness };
@@ -55,7 +52,9 @@ impl Session {
         let mut device =
             File::from(source.connection.device.try_clone().map_err(failed("duplicate"))?);
         if source.connection.can_resend() {
-            device.write_all(&RESEND).map_err(failed("have requests sent again by"))?;
+            device
+                .write_all(&notification(16, RESEND))
+                .map_err(failed("have requests sent again by"))?;
         }
         for waiter in lost {
             // Nobody waits any more where the kernel does not know it.
@@ -71,18 +70,17 @@ impl Session {
     pub fn run(self) -> Result<()> {
         let Session { session, source } = self;
         let load = Arc::clone(&source.load);
-        let failed = |error| Error::io("start a thread for", DEVICE, error);
-        source.fairness.start().map_err(failed)?;
+        let no_thread = |error| Error::io("start a thread for", DEVICE, error);
+        source.fairness.start().map_err(no_thread)?;
         let start = move || {
             let more = source.session(RELIEF)?;
             std::thread::Builder::new()
                 .name("session".to_owned())
                 .spawn(move || more.run())
                 .map(drop)
-                .map_err(|error| Error::io("start a thread for", DEVICE, error))
+                .map_err(no_thread)
         };
-        relief::watch(load, start)
-            .map_err(|error| Error::io("start a thread for", DEVICE, error))?;
+        relief::watch(load, start).map_err(no_thread)?;
         session.run().map_err(|error| Error::io("answer requests of", DEVICE, error))
     }
 }
@@ -111,26 +109,24 @@ impl Source {
     }
 }
 
-/// A notification: `fuse_out_header`, <linux/fuse.h>, with its code for the error and unique 0.
-const RESEND: [u8; 16] = notification(16, 7);
+/// FUSE_NOTIFY_RESEND, <linux/fuse.h>: what was read and not answered is sent again.
+const RESEND: u32 = 7;
 
 /// FUSE_NOTIFY_POLL: whoever waits in poll(2) asks again.
+const POLL: u32 = 1;
+
 fn wake(waiter: u64) -> [u8; 24] {
     let mut message = [0; 24];
-    message[..16].copy_from_slice(&notification(24, 1));
+    message[..16].copy_from_slice(&notification(24, POLL));
     message[16..].copy_from_slice(&waiter.to_ne_bytes());
     message
 }
 
-const fn notification(length: u32, code: u32) -> [u8; 16] {
+/// `fuse_out_header` of a notification: its code stands for the error, and unique is 0.
+fn notification(length: u32, code: u32) -> [u8; 16] {
     let mut message = [0; 16];
-    let (length, code) = (length.to_ne_bytes(), code.to_ne_bytes());
-    let mut at = 0;
-    while at < 4 {
-        message[at] = length[at];
-        message[4 + at] = code[at];
-        at += 1;
-    }
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message[4..8].copy_from_slice(&code.to_ne_bytes());
     message
 }
 
@@ -171,7 +167,7 @@ mod tests {
     #[cfg(target_endian = "little")]
     #[test]
     fn notifications() {
-        assert_eq!(RESEND, [16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(notification(16, RESEND), [16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let message = wake(0x0102);
         assert_eq!(message[..16], [24, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(message[16..], [2, 1, 0, 0, 0, 0, 0, 0]);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rustix::thread::CapabilitySet;
 
 use crate::error::{Error, Result};
-use crate::sys::seccomp::{Abis, Condition, Filter, Is, Verdict};
+use crate::sys::seccomp::{Abis, Condition, Filter, Is, NEW_NAMESPACES, Verdict};
 
 /// Calls that every container may make. A name that an ABI does not have is no call of its.
 #[rustfmt::skip] // one name a line is no table
@@ -171,16 +171,6 @@ const ALLOWED_WITH: &[(CapabilitySet, &[&str])] = &[
     (CapabilitySet::BPF, &["bpf"]),
     (CapabilitySet::PERFMON, &["perf_event_open"]),
 ];
-
-/// The flags of clone(2) that make a namespace; its first argument has them.
-const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET)
-    .cast_unsigned();
 
 /// The execution domains that personality(2) may set: Linux's own, with the old 32-bit address
 /// layout (`PER_LINUX32`), with the name of an old kernel (`UNAME26`), both; and the question.

@@ -46,6 +46,16 @@ pub enum Is {
     Within(&'static [(u32, u32)]),
 }
 
+/// The flags of clone(2) that make a namespace; its first argument has them.
+pub const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET)
+    .cast_unsigned();
+
 /// Which calls are judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abis {

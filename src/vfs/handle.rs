@@ -302,9 +302,7 @@ impl Handles {
         // From here to the last line no read goes on: it would with one snapshot's place in
         // another one.
         slot.end().store(0, Release);
-        let is_whole = slice.range.end == slice.text.len();
-        // Only what is left is needed, and what is sent again renders again.
-        let has_rest = !is_whole;
+        let has_rest = slice.range.end < slice.text.len();
         let mut is_kept = true;
         if slot.snapshot().load(Relaxed) != 0 || has_rest {
             let mut free = self.free.lock();

@@ -175,9 +175,8 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) fn unpack(word: u64) -> Option<Snapshot> {
-        let halves =
-            |word: u64| (u32::try_from(word >> 32).ok(), u32::try_from(word << 32 >> 32).ok());
-        let (Some(first), Some(length)) = halves(word) else { return None };
+        let first = u32::try_from(word >> 32).ok()?;
+        let length = u32::try_from(word & u64::from(u32::MAX)).ok()?;
         (length != 0).then_some(Snapshot { first, length })
     }
 
