@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files;
 use lxcfs_rs::runtime::attach;
 
-use super::{STATUS_OF_USAGE, container, status_of};
+use super::{STATUS_OF_USAGE, absolute, container, status_of};
 
 /// What the messages of each begin with.
 const ATTACH: &str = "lxcfs-rs: attach";
@@ -63,7 +62,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let which = &args.which;
     let done = container::find(&which.container).and_then(|target| {
-        let places = attach::attach(&target, &which.mountpoint()?, &wanted)?;
+        let places = attach::attach(&target, &absolute(&which.mountpoint)?, &wanted)?;
         places.iter().for_each(|place| log::info!("{}: attached", place.display()));
         Ok(())
     });
@@ -74,7 +73,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 pub(crate) fn run_detach(DetachArgs { which }: &DetachArgs) -> ExitCode {
     which.start_logging(DETACH);
     let done = container::find(&which.container).and_then(|target| {
-        let places = attach::detach(&target, &which.mountpoint()?)?;
+        let places = attach::detach(&target, &absolute(&which.mountpoint)?)?;
         places.iter().for_each(|place| log::info!("{}: detached", place.display()));
         Ok(())
     });
@@ -84,11 +83,6 @@ pub(crate) fn run_detach(DetachArgs { which }: &DetachArgs) -> ExitCode {
 impl Which {
     fn start_logging(&self, name: &'static str) {
         super::log_from(if self.verbose { "info" } else { "warn" }, name);
-    }
-
-    fn mountpoint(&self) -> Result<PathBuf> {
-        let path = &self.mountpoint;
-        std::path::absolute(path).map_err(|error| Error::io("find", path, error))
     }
 }
 

@@ -8,7 +8,7 @@ use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::runtime::heal::{self, Healed, Place};
 
-use super::{container, status_of};
+use super::{absolute, container, status_of};
 
 /// What its messages begin with.
 const NAME: &str = "lxcfs-rs: heal";
@@ -49,8 +49,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn find_and_heal(args: &Args) -> Result<Healed> {
-    let path = &args.mountpoint;
-    let mountpoint = std::path::absolute(path).map_err(|error| Error::io("find", path, error))?;
+    let mountpoint = absolute(&args.mountpoint)?;
     if args.containers.is_empty() {
         return heal::heal(&mountpoint);
     }

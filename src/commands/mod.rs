@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use lxcfs_rs::error::{Error, Result};
+use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::runtime::program;
 
 mod attach;
@@ -58,7 +59,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Place {
     /// Directory that it serves at
-    #[arg(default_value = "/var/lib/lxcfs")]
+    #[arg(default_value = MOUNTPOINT)]
     mountpoint: PathBuf,
 
     /// Its runtime directory
@@ -126,6 +127,11 @@ fn one_line(message: &str) -> String {
     let message = message.split("\n\n").next().unwrap_or_default();
     let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// A path of the command line, whatever becomes the working directory.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io("find", path, error))
 }
 
 /// Prints what failed, after the name of who says so.

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     engine: Engine,
 
     /// Directory that a daemon serves at
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/lxcfs")]
+    #[arg(long, value_name = "DIR", default_value = files::MOUNTPOINT)]
     mountpoint: PathBuf,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
 use lxcfs_rs::cpulist::CpuIds;
 use lxcfs_rs::error::Result;
+use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::fuse::daemon::{Keeping, MakeVfs, Mended, Options, is_probe, keep};
 use lxcfs_rs::runtime::heal::{Healed, Place, heal};
 use lxcfs_rs::vfs::Vfs;
@@ -19,7 +20,7 @@ use super::status_of;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory to mount on; made if it is missing
-    #[arg(default_value = "/var/lib/lxcfs")]
+    #[arg(default_value = MOUNTPOINT)]
     mountpoint: PathBuf,
 
     /// File to hold the daemon's pid while it runs

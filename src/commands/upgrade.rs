@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::control;
 
-use super::{Place, status_of};
+use super::{Place, absolute, status_of};
 
 /// Have a running daemon go on as this program, or another one; no reader notices
 ///
@@ -29,9 +29,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 
 fn upgrade(args: &Args) -> Result<()> {
     let program = match &args.program {
-        Some(program) => {
-            std::path::absolute(program).map_err(|error| Error::io("find", program, error))?
-        }
+        Some(program) => absolute(program)?,
         None => {
             std::env::current_exe().map_err(|error| Error::io("find", "/proc/self/exe", error))?
         }
