@@ -8,13 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -25,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::procfs::NsId;
 use crate::procfs::mountinfo::{self, Mount};
+use crate::sys::fuse::wait_readable;
 use crate::sys::process::Child;
 use crate::sys::{file, identity, process};
 
@@ -247,7 +247,7 @@ fn read_for(patience: Duration, pipe: OwnedFd) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        if !is_readable(pipe.as_fd(), deadline.saturating_duration_since(Instant::now()))? {
+        if !wait_readable(pipe.as_fd(), deadline.saturating_duration_since(Instant::now()))? {
             return Ok(None);
         }
         match pipe.read(&mut buffer)? {
@@ -257,23 +257,11 @@ fn read_for(patience: Duration, pipe: OwnedFd) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn is_readable(descriptor: BorrowedFd<'_>, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
-        }
-    }
-}
-
 /// Ends a child, if it can be ended: not while it waits for a filesystem that has its request.
 fn end(child: &Child) -> io::Result<()> {
-    if !is_readable(child.pidfd.as_fd(), LAST_MOMENT)? {
+    if !wait_readable(child.pidfd.as_fd(), LAST_MOMENT)? {
         pidfd_send_signal(&child.pidfd, Signal::KILL)?;
-        is_readable(child.pidfd.as_fd(), LAST_MOMENT)?;
+        wait_readable(child.pidfd.as_fd(), LAST_MOMENT)?;
     }
     waitpid(Pid::from_raw(child.pid.as_raw()), WaitOptions::NOHANG)?;
     Ok(())
