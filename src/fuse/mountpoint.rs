@@ -1,7 +1,6 @@
 //! Where the filesystem is mounted: finding a fit directory, mounting, unmounting.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,7 +12,8 @@ use nix::mount::{MntFlags, umount2};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::error::{Error, Result};
-use crate::procfs::mountinfo::{self, Device, Mount};
+use crate::procfs::ProcRoot;
+use crate::procfs::mountinfo::{Device, Mount};
 use crate::sys::fuse::{Answer, ask_in_child};
 
 /// How long a FUSE daemon may take to answer a stat before it counts as live, but hung.
@@ -277,18 +277,11 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
 ///
 /// O_PATH sends no request to a filesystem, so a dead or hung one does no harm.
 fn mount_of(path: &Path) -> Result<(PathBuf, Mount)> {
-    let directory = File::from(open_directory(path, OFlags::PATH)?);
+    let directory = open_directory(path, OFlags::PATH)?;
     let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let resolved = std::fs::read_link(&link).map_err(|error| Error::io("read", &link, error))?;
-    let fdinfo = format!("/proc/self/fdinfo/{}", directory.as_raw_fd());
-    let text = std::fs::read(&fdinfo).map_err(|error| Error::io("read", &fdinfo, error))?;
-    let id = mountinfo::parse_mount_id(&text)
-        .ok_or_else(|| Error::malformed(&fdinfo, 0, &text, "a line \"mnt_id: NUMBER\""))?;
-    let file = "/proc/self/mountinfo";
-    let text = std::fs::read(file).map_err(|error| Error::io("read", file, error))?;
-    let mount = mountinfo::parse(&text).into_iter().find(|mount| mount.id == id);
-    let mount = mount.ok_or_else(|| Error::io("find the mount of", path, Errno::ENOENT))?;
-    Ok((resolved, mount))
+    let proc = ProcRoot::open(Path::new("/proc"))?;
+    Ok((resolved, proc.mount_of(&directory)?))
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@ mod shared;
 pub mod stat;
 pub mod sysfs;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::sys::file;
 
+use mountinfo::Mount;
+use rustix::io::Errno;
 use shared::Shared;
 pub use shared::Text;
 
@@ -159,6 +161,32 @@ impl ProcRoot {
             .map_err(|error| Error::io("open", self.path(&name), error))
     }
 
+    /// The id of the mount that a file open in this process lies on, which is nobody else's as long
+    /// as it is open.
+    ///
+    /// # Errors
+    /// What reading its fdinfo answers; [`Error::Malformed`] before Linux 3.15.
+    pub fn mount_id(&self, file: impl AsFd) -> Result<u64> {
+        let name = format!("self/fdinfo/{}", file.as_fd().as_raw_fd());
+        let text = self.read(&name)?;
+        mountinfo::parse_mount_id(&text).ok_or_else(|| {
+            Error::malformed(self.path(&name), 0, &text, "a line \"mnt_id: NUMBER\"")
+        })
+    }
+
+    /// The mount that a file open in this process lies on.
+    ///
+    /// # Errors
+    /// As [`ProcRoot::mount_id`]; ENOENT for a mount that is not in this mount namespace.
+    pub fn mount_of(&self, file: impl AsFd) -> Result<Mount> {
+        let id = self.mount_id(&file)?;
+        let mut mounts = mountinfo::parse(&self.read("self/mountinfo")?).into_iter();
+        mounts.find(|mount| mount.id == id).ok_or_else(|| {
+            let file = format!("self/fd/{}", file.as_fd().as_raw_fd());
+            Error::io("find the mount of", self.path(&file), Errno::NOENT)
+        })
+    }
+
     /// The names of all processes, ascending.
     ///
     /// # Errors
@@ -215,7 +243,8 @@ pub fn namespace_of(link: impl AsFd) -> Option<NsId> {
 }
 
 /// The inode number in a link like `pid:[4026531836]`.
-fn parse_namespace_link(link: &[u8]) -> Option<NsId> {
+#[must_use]
+pub fn parse_namespace_link(link: &[u8]) -> Option<NsId> {
     let link = std::str::from_utf8(link).ok()?;
     let number = link.split_once(":[")?.1.strip_suffix(']')?;
     number.parse().ok().map(NsId)
@@ -243,6 +272,7 @@ mod tests {
             proc.namespace("self", Namespace::Pid).unwrap(),
             proc.namespace(pid, Namespace::Pid).unwrap()
         );
+        assert_eq!(proc.mount_of(&proc).unwrap().fs_type, "proc");
         assert!(proc.read("self/nothing").unwrap_err().is_gone());
         assert_eq!(proc.path("self"), Path::new("/proc/self"));
         let error = ProcRoot::open(Path::new("/proc/version")).unwrap_err();

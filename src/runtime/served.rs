@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ use rustix::mount::MountAttrFlags;
 use super::mounts;
 use super::target::{Target, is_lxcfs};
 use crate::error::{Error, Result};
-use crate::procfs::mountinfo::{self, Device, Mount};
+use crate::procfs::ProcRoot;
+use crate::procfs::mountinfo::{Device, Mount};
 use crate::sys::file;
 use crate::sys::fuse::{Answer, ask_in_child};
 
@@ -42,11 +43,11 @@ impl Served {
     /// [`Error::Refused`] where nothing is, or where nobody answers.
     pub fn at(mountpoint: &Path) -> Result<Served> {
         let place = mountpoint.display();
-        let (_, mount) = match open(mountpoint) {
+        let mount = match mount_at(mountpoint) {
             Err(error) if error.is_gone() => {
                 Err(Error::Refused(format!("{place}: no such directory")))
             }
-            opened => opened,
+            found => found,
         }?;
         if !is_lxcfs(&mount) {
             return Err(Error::Refused(format!(
@@ -100,9 +101,9 @@ impl Served {
 /// # Errors
 /// What looking at it answers.
 pub fn device_at(mountpoint: &Path) -> Result<Option<Device>> {
-    match open(mountpoint) {
+    match mount_at(mountpoint) {
         Err(error) if error.is_gone() => Ok(None),
-        opened => Ok(opened.map(|(_, mount)| is_lxcfs(&mount).then_some(mount.device))?),
+        found => Ok(found.map(|mount| is_lxcfs(&mount).then_some(mount.device))?),
     }
 }
 
@@ -136,16 +137,11 @@ impl Turn {
     }
 }
 
-/// Opens a directory without asking its filesystem, and finds the mount that it lies on.
-fn open(directory: &Path) -> Result<(OwnedFd, Mount)> {
-    let failed = |error| Error::io("open", directory, error);
-    let opened = file::open_directory(directory).map_err(failed)?;
-    let read = |path: String| std::fs::read(&path).map_err(|error| Error::io("read", path, error));
-    let fdinfo = read(format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))?;
-    let id = mountinfo::parse_mount_id(&fdinfo);
-    let mut mounts = mountinfo::parse(&read("/proc/self/mountinfo".to_owned())?).into_iter();
-    let mount = mounts.find(|mount| Some(mount.id) == id);
-    Ok((opened, mount.ok_or_else(|| failed(Errno::NOENT.into()))?))
+/// The mount that a directory lies on. Its filesystem is not asked.
+fn mount_at(directory: &Path) -> Result<Mount> {
+    let opened =
+        file::open_directory(directory).map_err(|error| Error::io("open", directory, error))?;
+    ProcRoot::open(Path::new("/proc"))?.mount_of(&opened)
 }
 
 /// Which superblocks of lxcfs have lost their daemon. Each is asked once.
@@ -191,8 +187,12 @@ impl Deaths {
 /// where the mount cannot be reached.
 fn ask(target: &Target, mount: &Mount) -> Result<Option<bool>> {
     target.visit(|visit| {
-        let Ok(Some(file)) = visit.open(&mount.mount_point) else { return Ok(None) };
-        if visit.mount_id(&file)? != mount.id {
+        let found = visit.open(&mount.mount_point).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            None
+        });
+        let Some(file) = found else { return Ok(None) };
+        if visit.proc.mount_id(&file)? != mount.id {
             return Ok(None);
         }
         // To stat(2) the kernel replies for a dead daemon as long as it may keep the attributes.

@@ -22,11 +22,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::procfs::NsId;
 use crate::procfs::mountinfo::{self, Mount};
+use crate::procfs::{NsId, ProcRoot};
 use crate::sys::fuse::wait_readable;
 use crate::sys::process::Child;
-use crate::sys::{file, identity, process};
+use crate::sys::{identity, process};
 
 /// How long a filesystem may keep a child of ours waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -272,7 +272,7 @@ fn end(child: &Child) -> io::Result<()> {
 pub struct Visit<'a> {
     target: &'a Target,
     /// The host's /proc, its working directory.
-    proc: OwnedFd,
+    pub proc: ProcRoot,
 }
 
 /// What a reader finds at some place.
@@ -286,9 +286,8 @@ pub struct Top {
 
 impl<'a> Visit<'a> {
     fn new(target: &'a Target) -> Result<Visit<'a>> {
-        let failed = |error: io::Error| Error::io("enter", "/proc", error);
-        let proc = file::open_directory(Path::new("/proc")).map_err(failed)?;
-        fchdir(&proc).map_err(|errno| failed(errno.into()))?;
+        let proc = ProcRoot::open(Path::new("/proc"))?;
+        fchdir(&proc).map_err(|errno| Error::io("enter", "/proc", errno))?;
         Ok(Visit { target, proc })
     }
 
@@ -327,7 +326,7 @@ impl<'a> Visit<'a> {
         let mut opened = Vec::new();
         for place in places {
             opened.push(match self.open(place) {
-                Ok(Some(file)) => Ok(Some((self.mount_id(&file)?, file))),
+                Ok(Some(file)) => Ok(Some((self.proc.mount_id(&file)?, file))),
                 other => other.map(|_| None),
             });
         }
@@ -340,19 +339,6 @@ impl<'a> Visit<'a> {
             Some(Top { file, mount })
         };
         Ok(opened.into_iter().map(|found| Ok(found?.and_then(top))).collect())
-    }
-
-    /// The id of the mount that an open file lies on, which is nobody else's as long as it is open.
-    ///
-    /// # Errors
-    /// What reading its fdinfo answers.
-    pub fn mount_id(&self, file: &OwnedFd) -> Result<u64> {
-        let fdinfo = format!("fdinfo/{}", file.as_raw_fd());
-        let path = process_file("self", &fdinfo);
-        let text = file::read_at(&self.proc, &format!("self/{fdinfo}"))
-            .map_err(|error| Error::io("read", &path, error))?;
-        mountinfo::parse_mount_id(&text)
-            .ok_or_else(|| Error::malformed(&path, 0, &text, "a line \"mnt_id: NUMBER\""))
     }
 
     /// The mount of this id.
