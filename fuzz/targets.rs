@@ -17,15 +17,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use fixtures::{Copy, NAMES};
-use lxcfs_rs::cgroup::{format, layout, path};
+use lxcfs_rs::cgroup::{format, layout, path, taskstats};
 use lxcfs_rs::cpulist::{CpuIds, CpuSet, Present};
 use lxcfs_rs::files::{TABLE, TREES};
-use lxcfs_rs::fuse::{State, control};
+use lxcfs_rs::fuse::State;
+use lxcfs_rs::fuse::connection::check_init;
+use lxcfs_rs::fuse::control::{self, Reply};
 use lxcfs_rs::history::History;
 use lxcfs_rs::history::store::Store;
 use lxcfs_rs::kernel::Kernel;
-use lxcfs_rs::procfs::{ProcRoot, diskstats, lines, meminfo, mountinfo, process, stat};
+use lxcfs_rs::procfs::{
+    ProcRoot, diskstats, lines, meminfo, mountinfo, parse_namespace_link, process, stat,
+};
 use lxcfs_rs::render::render as rendered;
+use lxcfs_rs::runtime::state::Record;
+use lxcfs_rs::runtime::{
+    capabilities, confinement, limits, names, namespaces, spec, user, users, volumes,
+};
 use lxcfs_rs::vfs::kept::Kept;
 use lxcfs_rs::vfs::{Request, Unique, Vfs, Waiter};
 
@@ -42,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kept", kept),
     ("procfs", procfs),
     ("render", render),
+    ("runtime", runtime),
     ("vfs", vfs),
 ];
 
@@ -58,10 +67,11 @@ pub fn procfs(text: &[u8]) {
     black_box((process::parse_state(text), process::parse_effective_capabilities(text)));
     black_box((process::parse_ns_pids(text), process::parse_boottime_offset(text)));
     black_box((mountinfo::parse(text), mountinfo::parse_mount_id(text)));
+    black_box((parse_namespace_link(text), namespaces::offset_of("boottime", text)));
     assert!(mountinfo::unescape(text).len() <= text.len());
 }
 
-/// Files of cgroups, and what of mountinfo tells where they are.
+/// Files of cgroups, what of mountinfo tells where they are, and what netlink tells of them.
 pub fn cgroup(text: &[u8]) {
     black_box((format::parse_number(text), format::parse_limit(text)));
     black_box((format::parse_cpu_max(text), format::parse_some_total(text)));
@@ -73,6 +83,9 @@ pub fn cgroup(text: &[u8]) {
         assert!(path::is_at_or_below(&membership.path, &membership.path));
         black_box(path::is_at_or_below(b"/a", &membership.path));
     }
+    let sequence = text.get(8..).and_then(|rest| rest.first_chunk().copied());
+    drop(black_box(taskstats::decode(text, sequence.map_or(0, u32::from_ne_bytes), 3)));
+    black_box((taskstats::parse_family(text), taskstats::parse_states(text)));
     let (first, second) = text.split_at(text.len() / 2);
     for (mounts, controllers) in [(text, b"cpu io memory".as_slice()), (first, second)] {
         let layout = layout::Layout::parse(mounts, controllers);
@@ -100,16 +113,42 @@ pub fn cpulist(text: &[u8]) {
     }
 }
 
-/// What is asked at the control socket.
+/// What is asked at the control socket, and what is answered.
 pub fn control(text: &[u8]) {
     black_box(control::parse_request(text));
+    drop(black_box(Reply::parse(text)));
 }
 
 /// The state that another program hands over.
 pub fn handover(text: &[u8]) {
+    drop(black_box(check_init(text)));
     let Ok(state) = State::parse(text) else { return };
     // It may come from any program; what this one understood of it, it passes on.
     assert_eq!(State::parse(&state.to_text().unwrap()).unwrap(), state);
+}
+
+/// What the runtime reads: the record of a container, the container's own /etc/passwd and
+/// /etc/group, and its command line.
+pub fn runtime(text: &[u8]) {
+    if let Ok(record) = Record::parse(text) {
+        assert_eq!(Record::parse(&record.text().unwrap()), Ok(record));
+    }
+    let (passwd, group) = text.split_at(text.len() / 2);
+    let argument = String::from_utf8_lossy(lines(text).next().unwrap_or_default());
+    for who in ["", "a", "0", "a:a", ":0", &*argument] {
+        drop(black_box((user::find(who, passwd, group), user::find(who, text, text))));
+    }
+    drop(black_box((limits::parse_memory(&argument), limits::parse_memory_swap(&argument))));
+    drop(black_box((limits::parse_cpus(&argument), limits::parse_cpuset(&argument))));
+    drop(black_box((limits::parse_cpu_quota(&argument), limits::parse_cpu_period(&argument))));
+    drop(black_box((limits::parse_pids(&argument), users::parse(&argument))));
+    drop(black_box((capabilities::parse(&argument), confinement::parse_option(&argument))));
+    drop(black_box((volumes::parse(&argument), namespaces::parse_network(&argument))));
+    drop(black_box((names::parse_hostname(&argument), spec::parse_name(&argument))));
+    drop(black_box((
+        spec::parse_directory(&argument),
+        spec::parse_variable(argument.into_owned().into()),
+    )));
 }
 
 /// A machine of which only the boot is known, and a runtime directory.

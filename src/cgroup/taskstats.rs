@@ -131,7 +131,11 @@ fn encode(family: u16, sequence: u32, command: u8, (kind, value): (u16, &[u8])) 
 
 /// The value of an attribute in the answer to a request; none where `message` is the answer to
 /// another.
-fn decode(message: &[u8], sequence: u32, wanted: u16) -> Option<io::Result<&[u8]>> {
+///
+/// # Errors
+/// The kernel's; `InvalidData` where the attribute is not in it.
+#[must_use]
+pub fn decode(message: &[u8], sequence: u32, wanted: u16) -> Option<io::Result<&[u8]>> {
     if number(message, 8).map(u32::from_ne_bytes) != Some(sequence) {
         return None;
     }
@@ -161,12 +165,15 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-fn parse_family(value: &[u8]) -> Option<u16> {
+/// The number of a family, `CTRL_ATTR_FAMILY_ID`.
+#[must_use]
+pub fn parse_family(value: &[u8]) -> Option<u16> {
     number(value, 0).map(u16::from_ne_bytes)
 }
 
 /// `struct cgroupstats`: nr_sleeping, nr_running, nr_stopped, nr_uninterruptible, nr_io_wait.
-fn parse_states(stats: &[u8]) -> Option<TaskStates> {
+#[must_use]
+pub fn parse_states(stats: &[u8]) -> Option<TaskStates> {
     let field = |index: usize| number(stats, index * size_of::<u64>()).map(u64::from_ne_bytes);
     Some(TaskStates { running: field(1)?, uninterruptible: field(3)?, io_wait: field(4)? })
 }

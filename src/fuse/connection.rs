@@ -101,7 +101,10 @@ fn read_init(device: &mut impl Read) -> Result<Vec<u8>> {
 }
 
 /// Refuses what is no INIT request of FUSE 7.
-pub(super) fn check_init(request: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn check_init(request: &[u8]) -> Result<()> {
     const FUSE_INIT: u32 = 26;
     const MAJOR: u32 = 7;
     if (word(request, 4), word(request, 40)) != (Some(FUSE_INIT), Some(MAJOR)) {

@@ -75,7 +75,7 @@ pub fn parse_request(text: &[u8]) -> Option<Ask> {
 /// The answer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Reply {
+pub struct Reply {
     pub(super) version: u32,
     /// Why it was not done.
     pub(super) error: Option<String>,
@@ -101,6 +101,14 @@ pub(super) struct Status {
 }
 
 impl Reply {
+    /// Parses what a daemon answers, whichever version of it.
+    ///
+    /// # Errors
+    /// serde_json's.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Reply> {
+        serde_json::from_slice(text)
+    }
+
     pub(super) fn done() -> Reply {
         let program = env!("CARGO_PKG_VERSION").to_owned();
         Reply { version: VERSION, program, ..Reply::default() }
@@ -289,7 +297,7 @@ impl Peer {
         if text.is_empty() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        Ok((serde_json::from_slice(&text)?, descriptors))
+        Ok((Reply::parse(&text)?, descriptors))
     }
 }
 

@@ -116,7 +116,8 @@ pub fn start_clocks_at_zero() -> Result<()> {
 const NSEC_PER_SEC: i64 = 1_000_000_000;
 
 /// The offset of a clock, in seconds and nanoseconds, by the text of a timens_offsets file.
-fn offset_of(clock: &str, text: &[u8]) -> Option<(i64, i64)> {
+#[must_use]
+pub fn offset_of(clock: &str, text: &[u8]) -> Option<(i64, i64)> {
     let text = std::str::from_utf8(text).ok()?;
     text.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace();

@@ -59,7 +59,11 @@ fn read(path: &str) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
+/// As [`look_up`], in the texts of the two files.
+///
+/// # Errors
+/// What is not there, for a person.
+pub fn find(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, String> {
     let (user, wanted_group) = text.split_once(':').unwrap_or((text, ""));
     // Nobody is called root's number: a line of that name would be another user's.
     let is_wanted = |fields: &Vec<&[u8]>| match user {
