@@ -1,4 +1,4 @@
-//! The limited container: cgroups made by the measuring process, namespaces entered by a
+//! The limited containers: cgroups made by the measuring process, namespaces entered by a
 //! re-exec of it, which then starts the reader as the first process inside.
 
 use std::io::ErrorKind;
@@ -12,47 +12,115 @@ use lxcfs_rs::cgroup::layout::{Hierarchy, Layout, Version};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::Serialize;
 
 /// `memory.max` and `memory.limit_in_bytes`.
 const MEMORY_LIMIT: &str = "314572800";
 /// What MemTotal must then say in the container.
 pub(crate) const MEM_TOTAL: &str = "307200 kB";
-/// How many CPUs the container's cpuset has, if the host has as many.
+/// How many CPUs a container's cpuset has, if the host has as many.
 const CPUS: usize = 2;
 const CPU_PERIOD_USEC: usize = 100_000;
-/// Per CPU of the container. Twice what it can use: a limit that must be read and folded, but
-/// never throttles. Exactly what it can use does throttle now and then.
-const CPU_QUOTA_USEC: usize = 2 * CPU_PERIOD_USEC;
 /// How long a cgroup may keep the tasks of a reader that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The container's cgroups, one in each hierarchy, removed when dropped.
-#[derive(Debug)]
-pub(crate) struct Container {
-    cgroups: Vec<PathBuf>,
-    /// cgroup2's root and the controllers that were enabled below it for this run.
-    enabled: Option<(PathBuf, Vec<&'static str>)>,
-    /// The cgroup that has the CPU quota.
-    cpu: Option<PathBuf>,
+/// How much CPU time a container is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Quota {
+    /// Twice what it can use: a limit that must be read and folded, but never throttles. Exactly
+    /// what it can use does throttle now and then.
+    Ample,
+    OneCpu,
+    Unlimited,
 }
 
-impl Container {
-    pub(crate) fn create() -> Result<Self> {
+impl Quota {
+    /// Per period, of a container that has so many CPUs; none for no limit.
+    fn usec(self, cpus: usize) -> Option<usize> {
+        match self {
+            Quota::Ample => Some(cpus * 2 * CPU_PERIOD_USEC),
+            Quota::OneCpu => Some(CPU_PERIOD_USEC),
+            Quota::Unlimited => None,
+        }
+    }
+}
+
+/// The host's hierarchies, with the controllers in use that containers need; those that were not
+/// are left so when dropped.
+#[derive(Debug)]
+pub(crate) struct Cgroups {
+    layout: Layout,
+    /// cgroup2's root and the controllers that were enabled below it for this run.
+    enabled: Option<(PathBuf, Vec<&'static str>)>,
+}
+
+impl Cgroups {
+    pub(crate) fn open() -> Result<Self> {
         let layout = layout()?;
         layout.controller("memory").context("no memory controller on this host")?;
-        let mut container = Self { cgroups: Vec::new(), enabled: None, cpu: None };
-        let name = format!("bench-mounted-{}", std::process::id());
-        for hierarchy in &layout.hierarchies {
+        let mut cgroups = Self { layout, enabled: None };
+        let unified = |hierarchy: &&Hierarchy| hierarchy.version == Version::V2;
+        if let Some(unified) = cgroups.layout.hierarchies.iter().find(unified) {
+            let root = unified.mount_point.clone();
+            cgroups.enable(&root).with_context(|| root.display().to_string())?;
+        }
+        Ok(cgroups)
+    }
+
+    fn enable(&mut self, root: &Path) -> Result<()> {
+        let before = read(root, "cgroup.subtree_control")?;
+        let available = &self.layout.unified_controllers;
+        let wanted = ["cpu", "cpuset", "memory", "io"].into_iter().filter(|controller| {
+            available.iter().any(|name| name == controller)
+                && !before.split_whitespace().any(|name| name == *controller)
+        });
+        let (_, enabled) = self.enabled.insert((root.to_owned(), Vec::new()));
+        for controller in wanted {
+            write(root, "cgroup.subtree_control", &format!("+{controller}"))?;
+            enabled.push(controller);
+        }
+        Ok(())
+    }
+
+    /// A container whose cgroups have this run's number and that name.
+    pub(crate) fn container(&self, name: &str, quota: Quota) -> Result<Container> {
+        let mut container = Container { cgroups: Vec::new(), cpu: None };
+        let name = format!("bench-mounted-{}-{name}", std::process::id());
+        for hierarchy in &self.layout.hierarchies {
             match hierarchy.version {
-                Version::V1 => container.add_v1(hierarchy, &name),
-                Version::V2 => container.add_v2(hierarchy, &name, &layout.unified_controllers),
+                Version::V1 => container.add_v1(hierarchy, &name, quota),
+                Version::V2 => {
+                    container.add_v2(hierarchy, &name, quota, &self.layout.unified_controllers)
+                }
             }
             .with_context(|| format!("{}: a cgroup in it", hierarchy.mount_point.display()))?;
         }
         Ok(container)
     }
+}
 
-    fn add_v1(&mut self, hierarchy: &Hierarchy, name: &str) -> Result<()> {
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        let Some((root, controllers)) = &self.enabled else { return };
+        for controller in controllers {
+            if let Err(error) = write(root, "cgroup.subtree_control", &format!("-{controller}")) {
+                eprintln!("mounted: {error:#}");
+            }
+        }
+    }
+}
+
+/// A container's cgroups, one in each hierarchy, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Container {
+    cgroups: Vec<PathBuf>,
+    /// The cgroup that has the CPU quota.
+    cpu: Option<PathBuf>,
+}
+
+impl Container {
+    fn add_v1(&mut self, hierarchy: &Hierarchy, name: &str, quota: Quota) -> Result<()> {
         let cgroup = self.make(&hierarchy.mount_point, name)?;
         let has = |controller: &str| hierarchy.controllers.iter().any(|name| name == controller);
         if has("memory") {
@@ -60,8 +128,10 @@ impl Container {
         }
         if has("cpu") {
             let cpus = first_cpus(&hierarchy.mount_point.join("cpuset.cpus"))?.len();
-            write(&cgroup, "cpu.cfs_period_us", &CPU_PERIOD_USEC.to_string())?;
-            write(&cgroup, "cpu.cfs_quota_us", &(cpus * CPU_QUOTA_USEC).to_string())?;
+            if let Some(quota) = quota.usec(cpus) {
+                write(&cgroup, "cpu.cfs_period_us", &CPU_PERIOD_USEC.to_string())?;
+                write(&cgroup, "cpu.cfs_quota_us", &quota.to_string())?;
+            }
             self.cpu = Some(cgroup.clone());
         }
         if has("cpuset") {
@@ -74,18 +144,14 @@ impl Container {
         Ok(())
     }
 
-    fn add_v2(&mut self, hierarchy: &Hierarchy, name: &str, available: &[String]) -> Result<()> {
+    fn add_v2(
+        &mut self,
+        hierarchy: &Hierarchy,
+        name: &str,
+        quota: Quota,
+        available: &[String],
+    ) -> Result<()> {
         let root = &hierarchy.mount_point;
-        let before = read(root, "cgroup.subtree_control")?;
-        let wanted = ["cpu", "cpuset", "memory", "io"].into_iter().filter(|controller| {
-            available.iter().any(|name| name == controller)
-                && !before.split_whitespace().any(|name| name == *controller)
-        });
-        self.enabled = Some((root.clone(), Vec::new()));
-        for controller in wanted {
-            write(root, "cgroup.subtree_control", &format!("+{controller}"))?;
-            self.enabled.iter_mut().for_each(|(_, enabled)| enabled.push(controller));
-        }
         let cgroup = self.make(root, name)?;
         let has = |controller: &str| available.iter().any(|name| name == controller);
         if has("memory") {
@@ -93,8 +159,9 @@ impl Container {
         }
         let cpus = first_cpus(&root.join("cpuset.cpus.effective"))?;
         if has("cpu") {
-            let quota = format!("{} {CPU_PERIOD_USEC}", cpus.len() * CPU_QUOTA_USEC);
-            write(&cgroup, "cpu.max", &quota)?;
+            if let Some(quota) = quota.usec(cpus.len()) {
+                write(&cgroup, "cpu.max", &format!("{quota} {CPU_PERIOD_USEC}"))?;
+            }
             self.cpu = Some(cgroup.clone());
         }
         if has("cpuset") {
@@ -110,14 +177,14 @@ impl Container {
         Ok(cgroup)
     }
 
-    /// A command that runs `task` in the container.
-    pub(crate) fn command(&self, task: &str) -> Result<Command> {
+    /// A command that runs a reader in the container, with these mounts.
+    pub(crate) fn command(&self, mounts: &str) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("container");
         for cgroup in &self.cgroups {
             command.arg("--cgroup").arg(cgroup);
         }
-        command.arg(task).process_group(0);
+        command.arg(mounts).process_group(0);
         Ok(command)
     }
 
@@ -134,14 +201,6 @@ impl Drop for Container {
         for cgroup in &self.cgroups {
             if let Err(error) = remove(cgroup, deadline) {
                 eprintln!("mounted: {}: left behind: {error}", cgroup.display());
-            }
-        }
-        if let Some((root, controllers)) = &self.enabled {
-            for controller in controllers {
-                if let Err(error) = write(root, "cgroup.subtree_control", &format!("-{controller}"))
-                {
-                    eprintln!("mounted: {error:#}");
-                }
             }
         }
     }
@@ -162,7 +221,7 @@ fn remove(cgroup: &Path, deadline: Instant) -> std::io::Result<()> {
 
 /// The process between the measuring one and the reader: joins the cgroups, makes the
 /// namespaces, waits for the reader and ends as it ended.
-pub(crate) fn enter(cgroups: &[PathBuf], task: &str) -> Result<()> {
+pub(crate) fn enter(cgroups: &[PathBuf], mounts: &str) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     for cgroup in cgroups {
         write(cgroup, "cgroup.procs", "0")?;
@@ -176,7 +235,7 @@ pub(crate) fn enter(cgroups: &[PathBuf], task: &str) -> Result<()> {
         .context("/: making it private")?;
     let status = Command::new(std::env::current_exe()?)
         .arg("reader")
-        .arg(task)
+        .arg(mounts)
         .stdin(Stdio::inherit())
         .status()
         .context("starting the reader")?;

@@ -32,11 +32,13 @@ fn children_cpu_time(pid: Pid) -> Result<Duration> {
     Ok(TICK * (cutime + cstime))
 }
 
-/// What a daemon holds while nobody reads.
+/// What a daemon holds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Footprint {
     /// VmRSS of /proc/PID/status.
     pub(crate) rss_kib: u64,
+    /// The most that it ever was: VmHWM.
+    pub(crate) most_rss_kib: u64,
     /// Threads of /proc/PID/status.
     pub(crate) threads: u64,
 }
@@ -49,5 +51,9 @@ pub(crate) fn footprint(pid: Pid) -> Result<Footprint> {
         line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok())
             .with_context(|| format!("{path}: no number after {key:?}"))
     };
-    Ok(Footprint { rss_kib: number("VmRSS:")?, threads: number("Threads:")? })
+    Ok(Footprint {
+        rss_kib: number("VmRSS:")?,
+        most_rss_kib: number("VmHWM:")?,
+        threads: number("Threads:")?,
+    })
 }

@@ -2,8 +2,9 @@
 //! fuser (the floor) and the kernel's own /proc file, measured in turn within one run.
 //!
 //! ```text
-//! cargo bench --bench mounted                       # everything; about six minutes
+//! cargo bench --bench mounted                       # everything; about ten minutes
 //! cargo bench --bench mounted -- --quick            # a smoke test: asserts nothing about time
+//! cargo bench --bench mounted -- --parts neighbour  # a reader beside a hostile container
 //! cargo bench --bench mounted -- --files meminfo --readers 1,4,16 --json out.json
 //! ```
 //!
@@ -20,11 +21,13 @@
 //! | `options` | the command line, and the plan made of it |
 //! | `subject` | who is measured: starting and stopping the daemons |
 //! | `floor` | the constant file |
-//! | `container` | the limited container: its cgroups here, its namespaces in a re-exec |
+//! | `container` | the limited containers: their cgroups here, their namespaces in a re-exec |
 //! | `reader` | what runs in the container, and what it tells us |
 //! | `daemon` | CPU time and memory of a daemon |
 //! | `calls` | its system calls |
 //! | `measure` | cells, turns, rounds, medians |
+//! | `neighbour` | one reader beside a hostile container |
+//! | `hostile` | what that does |
 //! | `report` | the tables and the JSON |
 //! | `stop` | SIGINT and SIGTERM as a flag, asked between steps |
 
@@ -32,7 +35,9 @@ mod calls;
 mod container;
 mod daemon;
 mod floor;
+mod hostile;
 mod measure;
+mod neighbour;
 mod options;
 mod reader;
 mod report;
@@ -45,7 +50,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::options::{Command, Options};
+use crate::container::Quota;
+use crate::options::{Command, Operation, Options, Part};
+use crate::report::{Machine, Report};
 
 /// The spread of the rounds up to which ratios are worth keeping.
 const QUIET: f64 = 0.25;
@@ -66,8 +73,8 @@ fn run(options: Options) -> Result<()> {
         Some(Command::Daemon { program, arguments }) => {
             subject::become_daemon(&program, &arguments)
         }
-        Some(Command::Container { cgroup, task }) => container::enter(&cgroup, &task),
-        Some(Command::Reader { task }) => reader::read(&task),
+        Some(Command::Container { cgroup, mounts }) => container::enter(&cgroup, &mounts),
+        Some(Command::Reader { mounts }) => reader::read(&mounts),
         None => bench(&options),
     }
 }
@@ -80,34 +87,42 @@ fn bench(options: &Options) -> Result<()> {
     let plan = options.plan()?;
 
     let scratch = subject::Scratch::new()?;
-    let container = container::Container::create()?;
+    let cgroups = container::Cgroups::open()?;
+    let container = cgroups.container("reader", Quota::Ample)?;
     let subjects = subject::start(&plan, &scratch)?;
+    measure::check(&subjects, &container)?;
 
     // Not println!, which panics when the reader of a pipe has gone.
     let mut out = std::io::stdout().lock();
-    let machine = report::Machine::here(&subjects)?;
-    writeln!(out, "{machine}")?;
-    measure::check(&plan, &subjects, &container)?;
-    let mut results = Vec::new();
-    for block in plan.blocks() {
-        let cells = measure::block(&plan, block, &subjects, &container)?;
-        writeln!(out, "\n{}", report::table(block, &subjects, &cells))?;
-        results.extend(cells);
+    let mut report = Report::new(Machine::here(&subjects)?, &plan);
+    writeln!(out, "{}", report.machine)?;
+    if plan.has(Part::Reads) {
+        for block in plan.blocks() {
+            let cells = measure::block(&plan, block, &subjects, &container)?;
+            writeln!(out, "\n{}", report::table(block, &subjects, &cells))?;
+            report.cells.extend(cells);
+        }
     }
-    let calls = measure::calls(&plan, &subjects, &container, &scratch)?;
-    writeln!(out, "\n{}", report::per_read(&subjects, &results, &calls))?;
-    let footprints = measure::footprints(&subjects)?;
-    writeln!(out, "\n{}", report::footprints(&footprints))?;
+    if plan.has(Part::Calls) {
+        report.calls = measure::calls(&plan, &subjects, &container, &scratch)?;
+        writeln!(out, "\n{}", report::per_read(&subjects, &report.cells, &report.calls))?;
+    }
+    if plan.has(Part::Neighbour) {
+        for operation in [Operation::Read, Operation::Pread] {
+            let neighbours = neighbour::measure(&plan, operation, &subjects, &container, &cgroups)?;
+            writeln!(out, "\n{}", neighbour::table(operation, &neighbours))?;
+            report.neighbours.extend(neighbours);
+        }
+    }
+    report.daemons = measure::footprints(&subjects)?;
+    writeln!(out, "\n{}", report::footprints(&report.daemons))?;
     if plan.rounds > 1 {
-        let spread = measure::spread(&results);
+        let spread = report.spread();
         let verdict = if spread > QUIET { ": not a quiet machine, repeat" } else { "" };
         writeln!(out, "spread of the rounds: {:.0} %{verdict}", spread * 100.0)?;
     }
     if let Some(throttled) = container.throttled().filter(|&count| count > 0) {
         writeln!(out, "warning: the readers were throttled in {throttled} periods")?;
     }
-    if let Some(path) = &options.json {
-        report::write_json(path, &machine, &plan, &results, &calls, &footprints)?;
-    }
-    Ok(())
+    options.json.as_ref().map_or(Ok(()), |path| report.write_json(path))
 }

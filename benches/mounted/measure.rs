@@ -10,7 +10,7 @@ use crate::container::{Container, MEM_TOTAL};
 use crate::daemon::{self, Footprint};
 use crate::floor;
 use crate::options::{Block, File, Kind, Operation, Plan};
-use crate::reader::{Outcome, Reader, Ready, Task};
+use crate::reader::{Measure, Once, Outcome, Reader};
 use crate::subject::{Scratch, Subject};
 
 /// One turn of one subject.
@@ -62,13 +62,13 @@ pub(crate) struct Held {
 }
 
 /// Before any timing: do the subjects show the container its limit at all?
-pub(crate) fn check(plan: &Plan, subjects: &[Subject], container: &Container) -> Result<()> {
-    let block = Block { operation: Operation::Read, readers: 1 };
+pub(crate) fn check(subjects: &[Subject], container: &Container) -> Result<()> {
     for subject in subjects {
-        let task = task(plan, block, File::Meminfo, subject);
-        let (_, ready) = Reader::start(container, &task)
+        let first = |mut reader: Reader| reader.once(&File::Meminfo.path());
+        let first = Reader::start(container, &subject.binds(&[File::Meminfo]))
+            .and_then(first)
             .with_context(|| format!("{}: first read", subject.kind.name()))?;
-        check_content(subject, File::Meminfo, &ready)?;
+        check_content(subject, File::Meminfo, &first)?;
     }
     Ok(())
 }
@@ -126,8 +126,9 @@ pub(crate) fn calls(
         for subject in subjects {
             let is_rival = matches!(subject.kind, Kind::LxcfsRs | Kind::Lxcfs);
             let Some(pid) = subject.pid().filter(|_| is_rival) else { continue };
-            let (mut reader, _) = Reader::start(container, &task(plan, block, file, subject))?;
-            let work = || Ok(reader.run()?.operations);
+            let mut reader = Reader::start(container, &subject.binds(&[file]))?;
+            reader.once(&file.path())?;
+            let work = || Ok(reader.measure(&task(plan, block, file))?.operations);
             let per_read = calls::per_read(pid, &scratch.file("strace"), work)
                 .with_context(|| format!("{}: system calls", subject.kind.name()))?;
             counted.push(Calls { file, subject: subject.kind, per_read });
@@ -136,10 +137,9 @@ pub(crate) fn calls(
     Ok(counted)
 }
 
-fn task(plan: &Plan, block: Block, file: File, subject: &Subject) -> Task {
-    Task {
-        source: subject.source(file),
-        file,
+pub(crate) fn task(plan: &Plan, block: Block, file: File) -> Measure {
+    Measure {
+        path: file.path(),
         operation: block.operation,
         readers: block.readers,
         duration: plan.duration,
@@ -154,25 +154,26 @@ fn sample(
     subject: &Subject,
     container: &Container,
 ) -> Result<Sample> {
-    let task = task(plan, block, file, subject);
-    let (mut reader, ready) = Reader::start(container, &task)?;
-    check_content(subject, file, &ready)?;
+    let task = task(plan, block, file);
+    let mut reader = Reader::start(container, &subject.binds(&[file]))?;
+    let first = reader.once(&task.path)?;
+    check_content(subject, file, &first)?;
     let before = cpu_time(subject)?;
-    let outcome = reader.run()?;
+    let outcome = reader.measure(&task)?;
     let after = cpu_time(subject)?;
-    check_length(&task, &outcome, &ready)?;
+    check_length(&task, &outcome, &first)?;
     let daemon_cpu_ns = before.zip(after).map(|(before, after)| {
         after.saturating_sub(before).as_secs_f64() * 1e9 / outcome.operations as f64
     });
-    Ok(Sample { outcome, first_ns: ready.first_ns, daemon_cpu_ns })
+    Ok(Sample { outcome, first_ns: first.took_ns, daemon_cpu_ns })
 }
 
 fn cpu_time(subject: &Subject) -> Result<Option<Duration>> {
     subject.pid().map(daemon::cpu_time).transpose()
 }
 
-fn check_content(subject: &Subject, file: File, ready: &Ready) -> Result<()> {
-    let content = &ready.content;
+pub(crate) fn check_content(subject: &Subject, file: File, first: &Once) -> Result<()> {
+    let content = &first.content;
     let name = subject.kind.name();
     if subject.kind == Kind::Floor {
         let expected = floor::SIZE;
@@ -193,11 +194,11 @@ fn check_content(subject: &Subject, file: File, ready: &Ready) -> Result<()> {
 }
 
 /// Figures grow and shrink by digits, never by half.
-fn check_length(task: &Task, outcome: &Outcome, ready: &Ready) -> Result<()> {
+pub(crate) fn check_length(task: &Measure, outcome: &Outcome, first: &Once) -> Result<()> {
     let whole = match task.operation {
-        Operation::Read | Operation::StatRead => ready.content.len(),
+        Operation::Read | Operation::StatRead => first.content.len(),
         // One call: at most a buffer of it, and the kernel's seq_file stops at a whole record.
-        Operation::Pread => ready.content.len().min(task.buffer.min(2048)),
+        Operation::Pread => first.content.len().min(task.buffer.min(2048)),
     };
     let least = outcome.least_bytes;
     ensure!(outcome.operations > 0, "no operation ended in time");
@@ -205,15 +206,18 @@ fn check_length(task: &Task, outcome: &Outcome, ready: &Ready) -> Result<()> {
     Ok(())
 }
 
-/// How far the rounds of a cell lie apart: largest less smallest throughput, in parts of the
-/// median; the median of that over the cells. What a ratio is worth: 0 on a quiet machine.
-pub(crate) fn spread(cells: &[Cell]) -> f64 {
-    median(cells.iter().map(|cell| {
-        let speeds = cell.rounds.iter().map(|sample| sample.outcome.per_second);
-        let largest = speeds.clone().fold(f64::MIN, f64::max);
-        let smallest = speeds.fold(f64::MAX, f64::min);
-        (largest - smallest) / cell.median.per_second
-    }))
+/// How far rounds of the same lie apart: largest less smallest throughput, in parts of the
+/// median. What a ratio is worth: 0 on a quiet machine.
+pub(crate) fn spread(per_second: impl Iterator<Item = f64> + Clone) -> f64 {
+    let largest = per_second.clone().fold(f64::MIN, f64::max);
+    let smallest = per_second.clone().fold(f64::MAX, f64::min);
+    (largest - smallest) / median(per_second)
+}
+
+impl Cell {
+    pub(crate) fn spread(&self) -> f64 {
+        spread(self.rounds.iter().map(|sample| sample.outcome.per_second))
+    }
 }
 
 impl Figures {
@@ -231,7 +235,7 @@ impl Figures {
 }
 
 /// The mean of the middle two if the number is even; 0 of nothing.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let (below, above) = (values.len().saturating_sub(1) / 2, values.len() / 2);

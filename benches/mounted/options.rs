@@ -1,7 +1,7 @@
 //! The command line, and the plan made of it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Leave a subject out (repeat, or separate by commas)
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',')]
     without: Vec<Kind>,
+    /// What is measured
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    parts: Option<Vec<Part>>,
     /// Files, by their name in /proc
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     files: Option<Vec<File>>,
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// Numbers of concurrent readers
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     readers: Option<Vec<usize>>,
+    /// Numbers of threads with which a hostile container disturbs a reader
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    hostile: Option<Vec<usize>>,
     /// Rounds per cell; figures are the medians over them
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
@@ -70,11 +76,23 @@ pub(crate) enum Command {
     Container {
         #[arg(long)]
         cgroup: Vec<PathBuf>,
-        task: String,
+        mounts: String,
     },
     /// Reads; the first process of the container
     #[command(hide = true)]
-    Reader { task: String },
+    Reader { mounts: String },
+}
+
+/// A part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Part {
+    /// Each file by each operation
+    Reads,
+    /// A reader beside a hostile container
+    Neighbour,
+    /// System calls of the daemons per read
+    Calls,
 }
 
 /// Who is measured.
@@ -126,6 +144,11 @@ impl File {
             File::Swaps => "swaps",
             File::Loadavg => "loadavg",
         }
+    }
+
+    /// Where a container has it.
+    pub(crate) fn path(self) -> PathBuf {
+        Path::new("/proc").join(self.name())
     }
 
     /// Whether `content` can be the whole of this file: not whether its figures are right.
@@ -183,9 +206,11 @@ pub(crate) struct Plan {
     #[serde(skip)]
     pub(crate) lxcfs_rs: PathBuf,
     pub(crate) subjects: Vec<Kind>,
+    pub(crate) parts: Vec<Part>,
     pub(crate) files: Vec<File>,
     pub(crate) operations: Vec<Operation>,
     pub(crate) readers: Vec<usize>,
+    pub(crate) hostile: Vec<usize>,
     pub(crate) rounds: usize,
     pub(crate) duration: Duration,
     pub(crate) buffer: usize,
@@ -195,10 +220,10 @@ pub(crate) struct Plan {
 impl Options {
     pub(crate) fn plan(&self) -> Result<Plan> {
         let cpus = std::thread::available_parallelism()?.get();
-        let (files, rounds, duration_ms) = if self.quick {
-            (vec![File::Meminfo, File::Uptime], 1, 50)
+        let (files, hostile, rounds, duration_ms) = if self.quick {
+            (vec![File::Meminfo, File::Uptime], vec![2], 1, 50)
         } else {
-            (File::value_variants().to_vec(), 5, 400)
+            (File::value_variants().to_vec(), vec![4, 16], 5, 400)
         };
         let mut subjects = Kind::value_variants().to_vec();
         subjects.retain(|kind| !self.without.contains(kind));
@@ -206,12 +231,14 @@ impl Options {
             quick: self.quick,
             lxcfs_rs: self.lxcfs_rs.clone(),
             subjects,
+            parts: self.parts.clone().unwrap_or_else(|| Part::value_variants().to_vec()),
             files: self.files.clone().unwrap_or(files),
             operations: self
                 .operations
                 .clone()
                 .unwrap_or_else(|| Operation::value_variants().to_vec()),
             readers: self.readers.clone().unwrap_or_else(|| vec![1, 4]),
+            hostile: self.hostile.clone().unwrap_or(hostile),
             rounds: self.rounds.unwrap_or(rounds),
             duration: Duration::from_millis(self.duration_ms.unwrap_or(duration_ms)),
             buffer: self.buffer,
@@ -221,12 +248,17 @@ impl Options {
         ensure!(plan.buffer > 0, "--buffer: 0, expected at least 1");
         ensure!(plan.workers > 0, "--workers: 0, expected at least 1");
         ensure!(!plan.readers.contains(&0), "--readers: 0, expected at least 1");
+        ensure!(!plan.hostile.contains(&0), "--hostile: 0, expected at least 1");
         ensure!(!plan.subjects.is_empty(), "--without: leaves no subject");
         Ok(plan)
     }
 }
 
 impl Plan {
+    pub(crate) fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
     pub(crate) fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
         self.operations.iter().flat_map(|&operation| {
             self.readers.iter().map(move |&readers| Block { operation, readers })

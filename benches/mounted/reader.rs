@@ -1,52 +1,68 @@
-//! The readers: threads of the first process in the container, and the lines in which it
-//! tells the measuring process what it saw.
+//! The readers: threads of the first process in a container, and the lines in which it is told
+//! what to do and tells the measuring process what it saw.
 //!
-//! It mounts, reads the file once, says [`Ready`], waits for a line on its standard input, so
-//! that the daemon's CPU time can be taken in between, runs, and says [`Outcome`].
+//! It mounts, says so, and does one [`Work`] after the other, as they come on its standard input:
+//! so the daemon's CPU time can be taken in between.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Barrier;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::container::Container;
-use crate::options::{self, Operation};
-use crate::stop;
+use crate::options::Operation;
+use crate::{hostile, stop};
 
 /// A bound on the samples that a thread keeps: more than any subject reaches in a cell.
 const MAX_OPERATIONS: usize = 2_000_000;
-/// How much longer than its duration a cell may take before the reader counts as hung.
+/// How much longer than its duration a piece of work may take before the reader counts as hung.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at whether somebody wants the run to end.
+const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// What a reader does.
+/// What is mounted over a file of the container.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Task {
-    /// Bind-mounted over the file in /proc; none: the kernel's file stays.
-    pub(crate) source: Option<PathBuf>,
-    pub(crate) file: options::File,
+pub(crate) struct Bind {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+}
+
+/// What a reader is told to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Work {
+    /// One open, read to EOF, close; answered with [`Once`].
+    Once(PathBuf),
+    /// Answered with [`Outcome`].
+    Measure(Measure),
+    /// All that a hostile container does, until it is killed; answered once it is under way.
+    Harass { paths: Vec<PathBuf>, threads: usize },
+}
+
+/// The same operation again and again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Measure {
+    pub(crate) path: PathBuf,
     pub(crate) operation: Operation,
     pub(crate) readers: usize,
     pub(crate) duration: Duration,
     pub(crate) buffer: usize,
 }
 
-/// Said before the measuring starts.
+/// What one read of a whole file gave.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Ready {
-    /// The whole file, as one open, read to EOF, close returned it.
+pub(crate) struct Once {
     pub(crate) content: String,
-    /// How long that took: the first read of a container whose pid namespace is new.
-    pub(crate) first_ns: u32,
+    pub(crate) took_ns: u32,
 }
 
 /// What was measured.
@@ -63,39 +79,45 @@ pub(crate) struct Outcome {
 // ---------------------------------------------------------------- in the container
 
 /// The reader process.
-pub(crate) fn read(task: &str) -> Result<()> {
+pub(crate) fn read(binds: &str) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    let task: Task = serde_json::from_str(task).context("the task")?;
-    let path = Path::new("/proc").join(task.file.name());
-    mount_proc(&task, &path)?;
-
-    let mut content = Vec::new();
-    let started = Instant::now();
-    File::open(&path).and_then(|mut file| file.read_to_end(&mut content)).context("first read")?;
-    let first_ns = nanoseconds(started.elapsed());
-    let content = String::from_utf8(content).context("not UTF-8")?;
-    say(&Ready { content, first_ns })?;
-
-    let mut go = String::new();
-    std::io::stdin().read_line(&mut go)?;
-    if go.is_empty() {
-        return Ok(());
+    let binds: Vec<Bind> = serde_json::from_str(binds).context("the mounts")?;
+    mount_proc(&binds)?;
+    say(&())?;
+    for line in std::io::stdin().lines() {
+        match serde_json::from_str(&line?).context("the work")? {
+            Work::Once(path) => say(&once(&path).with_context(|| path.display().to_string())?)?,
+            Work::Measure(task) => {
+                say(&run(&task).with_context(|| task.path.display().to_string())?)?;
+            }
+            Work::Harass { paths, threads } => hostile::harass(&paths, threads, || say(&()))?,
+        }
     }
-    say(&run(&task, &path).with_context(|| path.display().to_string())?)
+    Ok(())
 }
 
-fn mount_proc(task: &Task, path: &Path) -> Result<()> {
+fn mount_proc(binds: &[Bind]) -> Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context("mounting /proc")?;
-    let Some(source) = &task.source else { return Ok(()) };
-    mount(Some(source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .with_context(|| format!("binding {} over {}", source.display(), path.display()))
+    for Bind { source, target } in binds {
+        mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("binding {} over {}", source.display(), target.display()))?;
+    }
+    Ok(())
 }
 
-fn run(task: &Task, path: &Path) -> Result<Outcome> {
+fn once(path: &Path) -> Result<Once> {
+    let mut content = Vec::new();
+    let started = Instant::now();
+    File::open(path)?.read_to_end(&mut content)?;
+    let took_ns = nanoseconds(started.elapsed());
+    Ok(Once { content: String::from_utf8(content).context("not UTF-8")?, took_ns })
+}
+
+fn run(task: &Measure) -> Result<Outcome> {
     let start = Barrier::new(task.readers);
     let threads = std::thread::scope(|scope| {
-        let spawn = |_| scope.spawn(|| run_thread(task, path, &start));
+        let spawn = |_| scope.spawn(|| run_thread(task, &start));
         let handles: Vec<_> = (0..task.readers).map(spawn).collect();
         handles.into_iter().map(|handle| handle.join()).collect::<Vec<_>>()
     });
@@ -125,7 +147,8 @@ struct Thread {
     least_bytes: usize,
 }
 
-fn run_thread(task: &Task, path: &Path, start: &Barrier) -> Result<Thread> {
+fn run_thread(task: &Measure, start: &Barrier) -> Result<Thread> {
+    let path = &task.path;
     let kept = File::open(path)?;
     let mut buffer = vec![0; task.buffer];
     let mut latencies_ns = Vec::with_capacity(MAX_OPERATIONS);
@@ -152,7 +175,7 @@ fn run_thread(task: &Task, path: &Path, start: &Barrier) -> Result<Thread> {
     Ok(Thread { latencies_ns, elapsed: last - began, least_bytes })
 }
 
-fn read_to_eof(mut file: File, buffer: &mut [u8]) -> std::io::Result<usize> {
+pub(crate) fn read_to_eof(mut file: File, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut bytes = 0;
     loop {
         match file.read(buffer)? {
@@ -163,7 +186,7 @@ fn read_to_eof(mut file: File, buffer: &mut [u8]) -> std::io::Result<usize> {
 }
 
 /// Of sorted values; 0 if there are none.
-fn percentile(sorted: &[u32], percent: usize) -> u32 {
+pub(crate) fn percentile(sorted: &[u32], percent: usize) -> u32 {
     let last = sorted.len().saturating_sub(1);
     sorted.get(last * percent / 100).copied().unwrap_or(0)
 }
@@ -186,49 +209,68 @@ fn say(message: &impl Serialize) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Reader {
     child: Child,
-    go: ChildStdin,
-    lines: Receiver<String>,
-    duration: Duration,
+    work: ChildStdin,
+    said: BufReader<ChildStdout>,
 }
 
 impl Reader {
-    /// Starts a reader in the container and waits until it is ready.
-    pub(crate) fn start(container: &Container, task: &Task) -> Result<(Self, Ready)> {
-        let mut command = container.command(&serde_json::to_string(task)?)?;
+    /// Starts a reader in the container and waits until it has mounted.
+    pub(crate) fn start(container: &Container, binds: &[Bind]) -> Result<Self> {
+        let mut reader = Self::spawn(container, binds)?;
+        reader.wait_for_mounts()?;
+        Ok(reader)
+    }
+
+    /// Starts a reader that has yet to be [waited for](Self::wait_for_mounts).
+    pub(crate) fn spawn(container: &Container, binds: &[Bind]) -> Result<Self> {
+        let mut command = container.command(&serde_json::to_string(binds)?)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("starting the container")?;
-        let (Some(go), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(work), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("the container has no pipes");
         };
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            BufReader::new(said).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
-        });
-        let mut reader = Self { child, go, lines, duration: task.duration };
-        let ready = reader.hear()?;
-        Ok((reader, ready))
+        Ok(Self { child, work, said: BufReader::new(said) })
     }
 
-    /// Lets it run, and ends it.
-    pub(crate) fn run(&mut self) -> Result<Outcome> {
-        self.go.write_all(b"go\n")?;
-        self.hear()
+    pub(crate) fn wait_for_mounts(&mut self) -> Result<()> {
+        self.hear(PATIENCE)
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let deadline = Instant::now() + self.duration + PATIENCE;
+    pub(crate) fn once(&mut self, path: &Path) -> Result<Once> {
+        self.ask(&Work::Once(path.to_owned()), PATIENCE)
+    }
+
+    pub(crate) fn measure(&mut self, task: &Measure) -> Result<Outcome> {
+        self.ask(&Work::Measure(task.clone()), task.duration + PATIENCE)
+    }
+
+    /// Has it do so from now on.
+    pub(crate) fn harass(&mut self, paths: Vec<PathBuf>, threads: usize) -> Result<()> {
+        self.ask(&Work::Harass { paths, threads }, PATIENCE)
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, work: &Work, patience: Duration) -> Result<T> {
+        let mut line = serde_json::to_string(work)?;
+        line.push('\n');
+        self.work.write_all(line.as_bytes())?;
+        self.hear(patience)
+    }
+
+    fn hear<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T> {
+        let deadline = Instant::now() + patience;
         loop {
             stop::check()?;
-            match self.lines.recv_timeout(Duration::from_millis(50)) {
-                Ok(line) => return serde_json::from_str(&line).with_context(|| line.clone()),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the reader ended early ({})", self.child.wait()?);
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    ensure!(Instant::now() < deadline, "the reader hangs");
-                }
+            let mut said = [PollFd::new(self.said.get_ref(), PollFlags::IN)];
+            if poll(&mut said, Some(&GLANCE))? > 0 {
+                break;
             }
+            ensure!(Instant::now() < deadline, "the reader hangs");
         }
+        let mut line = String::new();
+        if self.said.read_line(&mut line)? == 0 {
+            bail!("the reader ended early ({})", self.child.wait()?);
+        }
+        serde_json::from_str(&line).with_context(|| line.clone())
     }
 }
 

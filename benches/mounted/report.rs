@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::measure::{Calls, Cell, Figures, Held};
+use crate::measure::{Calls, Cell, Figures, Held, median};
+use crate::neighbour::Neighbour;
 use crate::options::{Block, File, Kind, Plan};
 use crate::subject::{Subject, first_line};
 
@@ -117,7 +118,7 @@ fn columns_of(figures: Figures) -> String {
 }
 
 /// Three digits, or as many as the whole part has.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         small if small < 9.995 => 2,
         middle if middle < 99.95 => 1,
@@ -136,7 +137,7 @@ fn compare(of: Figures, to: Figures) -> String {
     format!("{:>6}{more:>+8.1}{cpu:>7}", format!("{}x", digits(speed)))
 }
 
-fn center(text: &str, width: usize) -> String {
+pub(crate) fn center(text: &str, width: usize) -> String {
     format!("{text:^width$}")
 }
 
@@ -171,30 +172,44 @@ pub(crate) fn per_read(subjects: &[Subject], cells: &[Cell], calls: &[Calls]) ->
 pub(crate) fn footprints(held: &[Held]) -> String {
     let one = |held: &Held| {
         let footprint = held.footprint;
-        let name = held.subject.name();
-        format!("{name}: RSS {} KiB, {} threads", footprint.rss_kib, footprint.threads)
+        format!(
+            "{}: RSS {} KiB, at most {}, {} threads",
+            held.subject.name(),
+            footprint.rss_kib,
+            footprint.most_rss_kib,
+            footprint.threads
+        )
     };
     held.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
 /// Everything that was measured, every round of it.
-pub(crate) fn write_json(
-    path: &Path,
-    machine: &Machine,
-    plan: &Plan,
-    cells: &[Cell],
-    calls: &[Calls],
-    daemons: &[Held],
-) -> Result<()> {
-    #[derive(Serialize)]
-    struct Report<'a> {
-        machine: &'a Machine,
-        plan: &'a Plan,
-        cells: &'a [Cell],
-        calls: &'a [Calls],
-        daemons: &'a [Held],
+#[derive(Serialize)]
+pub(crate) struct Report<'a> {
+    pub(crate) machine: Machine,
+    pub(crate) plan: &'a Plan,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) neighbours: Vec<Neighbour>,
+    pub(crate) calls: Vec<Calls>,
+    pub(crate) daemons: Vec<Held>,
+}
+
+impl<'a> Report<'a> {
+    /// Nothing yet.
+    pub(crate) fn new(machine: Machine, plan: &'a Plan) -> Self {
+        let (cells, neighbours, calls, daemons) = Default::default();
+        Self { machine, plan, cells, neighbours, calls, daemons }
     }
-    let mut text = serde_json::to_string_pretty(&Report { machine, plan, cells, calls, daemons })?;
-    text.push('\n');
-    std::fs::write(path, text).with_context(|| path.display().to_string())
+
+    /// How far the rounds lie apart: the median over everything that had several.
+    pub(crate) fn spread(&self) -> f64 {
+        let cells = self.cells.iter().map(Cell::spread);
+        median(cells.chain(self.neighbours.iter().map(Neighbour::spread)))
+    }
+
+    pub(crate) fn write_json(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        std::fs::write(path, text).with_context(|| path.display().to_string())
+    }
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use rustix::process::set_parent_process_death_signal;
 
 use crate::options::{self, Kind, Plan};
+use crate::reader::Bind;
 use crate::{floor, stop};
 
 /// How long a daemon may take to mount, and to end after SIGTERM. Far more than any needs.
@@ -67,15 +68,17 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// What is bind-mounted over `file` in the container; none for the kernel's own.
-    pub(crate) fn source(&self, file: options::File) -> Option<PathBuf> {
-        let mount_point = &self.daemon.as_ref()?.mount_point;
-        Some(match self.kind {
-            Kind::Floor => mount_point.join(floor::NAME),
+    /// What is mounted over the files of a container; nothing over the kernel's own.
+    pub(crate) fn binds(&self, files: &[options::File]) -> Vec<Bind> {
+        let Some(daemon) = &self.daemon else { return Vec::new() };
+        let source = |file: options::File| match self.kind {
+            Kind::Floor => daemon.mount_point.join(floor::NAME),
             Kind::LxcfsRs | Kind::Lxcfs | Kind::Kernel => {
-                mount_point.join("proc").join(file.name())
+                daemon.mount_point.join("proc").join(file.name())
             }
-        })
+        };
+        let bind = |&file: &options::File| Bind { source: source(file), target: file.path() };
+        files.iter().map(bind).collect()
     }
 
     pub(crate) fn pid(&self) -> Option<Pid> {

@@ -1,0 +1,188 @@
+//! What a hostile container does to the reads of another.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::container::{Cgroups, Container, Quota};
+use crate::daemon;
+use crate::measure::{check_content, check_length, median, spread, task};
+use crate::options::{Block, File, Kind, Operation, Plan};
+use crate::reader::{Outcome, Reader};
+use crate::report::{center, digits};
+use crate::subject::Subject;
+
+/// The file whose reads are measured. The hostile container takes all of the plan's.
+const FILE: File = File::Meminfo;
+
+/// A hostile container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Hostile {
+    threads: usize,
+    quota: Quota,
+}
+
+/// One turn of one subject.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Sample {
+    #[serde(flatten)]
+    outcome: Outcome,
+    /// Of the daemon, while both containers read; none for the kernel's file.
+    rss_kib: Option<u64>,
+}
+
+/// All rounds of one subject beside one hostile container, or alone.
+#[derive(Debug, Serialize)]
+pub(crate) struct Neighbour {
+    operation: Operation,
+    subject: Kind,
+    beside: Option<Hostile>,
+    /// Medians over the rounds.
+    p50_ns: f64,
+    p99_ns: f64,
+    /// The largest of the rounds'.
+    rss_kib: Option<u64>,
+    rounds: Vec<Sample>,
+}
+
+/// One reader, alone and beside each hostile container of the plan, for all subjects.
+pub(crate) fn measure(
+    plan: &Plan,
+    operation: Operation,
+    subjects: &[Subject],
+    container: &Container,
+    cgroups: &Cgroups,
+) -> Result<Vec<Neighbour>> {
+    let mut neighbours = Vec::new();
+    for beside in situations(plan) {
+        let mut samples = vec![Vec::new(); subjects.len()];
+        for round in 0..plan.rounds {
+            for turn in 0..subjects.len() {
+                let index = (round + turn) % subjects.len();
+                let subject = &subjects[index];
+                let sample = sample(plan, operation, subject, container, cgroups, beside)
+                    .with_context(|| {
+                        format!("{}: {operation:?} beside {beside:?}", subject.kind.name())
+                    })?;
+                samples[index].push(sample);
+            }
+        }
+        neighbours.extend(subjects.iter().zip(samples).map(|(subject, rounds)| {
+            let over =
+                |figure: fn(&Sample) -> u32| median(rounds.iter().map(figure).map(f64::from));
+            Neighbour {
+                operation,
+                subject: subject.kind,
+                beside,
+                p50_ns: over(|sample| sample.outcome.p50_ns),
+                p99_ns: over(|sample| sample.outcome.p99_ns),
+                rss_kib: rounds.iter().filter_map(|sample| sample.rss_kib).max(),
+                rounds,
+            }
+        }));
+    }
+    Ok(neighbours)
+}
+
+/// Alone; then beside containers with one CPU's time, and once without such a limit.
+fn situations(plan: &Plan) -> Vec<Option<Hostile>> {
+    let with = |quota: Quota| move |&threads: &usize| Some(Hostile { threads, quota });
+    let limited = plan.hostile.iter().map(with(Quota::OneCpu));
+    let unlimited = plan.hostile.last().map(with(Quota::Unlimited));
+    [None].into_iter().chain(limited).chain(unlimited).collect()
+}
+
+fn sample(
+    plan: &Plan,
+    operation: Operation,
+    subject: &Subject,
+    container: &Container,
+    cgroups: &Cgroups,
+    beside: Option<Hostile>,
+) -> Result<Sample> {
+    let task = task(plan, Block { operation, readers: 1 }, FILE);
+    let mut reader = Reader::start(container, &subject.binds(&[FILE]))?;
+    let first = reader.once(&task.path)?;
+    check_content(subject, FILE, &first)?;
+    let _other = beside.map(|hostile| Other::start(hostile, plan, subject, cgroups)).transpose()?;
+    let outcome = reader.measure(&task)?;
+    check_length(&task, &outcome, &first)?;
+    let footprint = subject.pid().map(daemon::footprint).transpose()?;
+    Ok(Sample { outcome, rss_kib: footprint.map(|footprint| footprint.rss_kib) })
+}
+
+/// The hostile container, at work; its processes end before its cgroups go.
+struct Other {
+    _reader: Reader,
+    _container: Container,
+}
+
+impl Other {
+    fn start(hostile: Hostile, plan: &Plan, subject: &Subject, cgroups: &Cgroups) -> Result<Self> {
+        let container = cgroups.container("hostile", hostile.quota)?;
+        let mut reader = Reader::start(&container, &subject.binds(&plan.files))?;
+        let paths = plan.files.iter().map(|file| file.path()).collect();
+        reader.harass(paths, hostile.threads).context("the hostile container")?;
+        Ok(Self { _reader: reader, _container: container })
+    }
+}
+
+impl Neighbour {
+    pub(crate) fn spread(&self) -> f64 {
+        spread(self.rounds.iter().map(|sample| sample.outcome.per_second))
+    }
+}
+
+/// A row per situation; per subject its figures, and what they are of those alone.
+pub(crate) fn table(operation: Operation, neighbours: &[Neighbour]) -> String {
+    let mut kinds: Vec<Kind> = Vec::new();
+    let mut situations: Vec<Option<Hostile>> = Vec::new();
+    for neighbour in neighbours {
+        if !kinds.contains(&neighbour.subject) {
+            kinds.push(neighbour.subject);
+        }
+        if !situations.contains(&neighbour.beside) {
+            situations.push(neighbour.beside);
+        }
+    }
+    let find = |kind: Kind, beside: Option<Hostile>| {
+        neighbours.iter().find(|one| one.subject == kind && one.beside == beside)
+    };
+    let mut lines = vec![format!(
+        "one reader of {} beside a hostile container: {} (us, and x as much as alone; RSS in MiB)",
+        FILE.name(),
+        operation.title()
+    )];
+    let mut row = |name: &str, cells: Vec<String>| {
+        let line = cells.iter().fold(format!("{name:<24}"), |line, cell| line + " |" + cell);
+        lines.push(line.trim_end().to_owned());
+    };
+    row("", kinds.iter().map(|kind| center(kind.name(), 35)).collect());
+    let columns = format!("{:>7}{:>7}{:>8}{:>7}{:>6}", "p50", "x", "p99", "x", "RSS");
+    row("beside", vec![columns; kinds.len()]);
+    for beside in situations {
+        let cell = |&kind: &Kind| match (find(kind, beside), find(kind, None)) {
+            (Some(one), Some(alone)) => columns_of(one, alone),
+            _ => String::new(),
+        };
+        row(&words(beside), kinds.iter().map(cell).collect());
+    }
+    lines.join("\n")
+}
+
+fn words(beside: Option<Hostile>) -> String {
+    let Some(Hostile { threads, quota }) = beside else { return "nobody".to_owned() };
+    let limit = if quota == Quota::OneCpu { "1 CPU" } else { "no CPU limit" };
+    format!("{threads} threads, {limit}")
+}
+
+fn columns_of(one: &Neighbour, alone: &Neighbour) -> String {
+    let mut cell = String::new();
+    for (figure, of, width) in [(one.p50_ns, alone.p50_ns, 7), (one.p99_ns, alone.p99_ns, 8)] {
+        // Writing to a String cannot fail.
+        let _ = write!(cell, "{:>width$}{:>7}", digits(figure / 1e3), digits(figure / of));
+    }
+    let rss = one.rss_kib.map_or("-".to_owned(), |kib| digits(kib as f64 / 1024.0));
+    cell + &format!("{rss:>6}")
+}
