@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use lxcfs_rs::error::Result;
 use lxcfs_rs::files;
 use lxcfs_rs::runtime::attach;
 
-use super::{STATUS_OF_USAGE, absolute, container, status_of};
+use super::{STATUS_OF_USAGE, absolute, container, settings, status_of};
 
 /// What the messages of each begin with.
 const ATTACH: &str = "lxcfs-rs: attach";
@@ -41,9 +42,9 @@ struct Which {
     #[arg(value_name = "PID|CONTAINER")]
     container: String,
 
-    /// Where the daemon serves
-    #[arg(long, value_name = "DIR", default_value = files::MOUNTPOINT)]
-    mountpoint: PathBuf,
+    /// Where the daemon serves [default: that of /etc/lxcfs-rs.toml, or /var/lib/lxcfs]
+    #[arg(long, value_name = "DIR")]
+    mountpoint: Option<PathBuf>,
 
     /// Say what is done and what is left out
     #[arg(short, long)]
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     };
     let which = &args.which;
     let done = container::find(&which.container).and_then(|target| {
-        let places = attach::attach(&target, &absolute(&which.mountpoint)?, &wanted)?;
+        let places = attach::attach(&target, &which.mountpoint()?, &wanted)?;
         places.iter().for_each(|place| log::info!("{}: attached", place.display()));
         Ok(())
     });
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 pub(crate) fn run_detach(DetachArgs { which }: &DetachArgs) -> ExitCode {
     which.start_logging(DETACH);
     let done = container::find(&which.container).and_then(|target| {
-        let places = attach::detach(&target, &absolute(&which.mountpoint)?)?;
+        let places = attach::detach(&target, &which.mountpoint()?)?;
         places.iter().for_each(|place| log::info!("{}: detached", place.display()));
         Ok(())
     });
@@ -81,6 +82,10 @@ pub(crate) fn run_detach(DetachArgs { which }: &DetachArgs) -> ExitCode {
 }
 
 impl Which {
+    fn mountpoint(&self) -> Result<PathBuf> {
+        absolute(&settings::mountpoint(self.mountpoint.as_deref())?)
+    }
+
     fn start_logging(&self, name: &'static str) {
         super::log_from(if self.verbose { "info" } else { "warn" }, name);
     }

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lxcfs_rs::error::{Error, Result};
-use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::runtime::heal::{self, Healed, Place};
 
-use super::{absolute, container, status_of};
+use super::{absolute, container, settings, status_of};
 
 /// What its messages begin with.
 const NAME: &str = "lxcfs-rs: heal";
@@ -23,9 +22,9 @@ pub(crate) struct Args {
     #[arg(value_name = "PID|CONTAINER")]
     containers: Vec<String>,
 
-    /// Where the living ones are served
-    #[arg(long, value_name = "DIR", default_value = MOUNTPOINT)]
-    mountpoint: PathBuf,
+    /// Where the living ones are served [default: that of /etc/lxcfs-rs.toml, or /var/lib/lxcfs]
+    #[arg(long, value_name = "DIR")]
+    mountpoint: Option<PathBuf>,
 
     /// Print one JSON document with all that was found
     #[arg(long)]
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn find_and_heal(args: &Args) -> Result<Healed> {
-    let mountpoint = absolute(&args.mountpoint)?;
+    let mountpoint = absolute(&settings::mountpoint(args.mountpoint.as_deref())?)?;
     if args.containers.is_empty() {
         return heal::heal(&mountpoint);
     }

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use lxcfs_rs::error::{Error, Result};
-use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::runtime::program;
 
 mod attach;
@@ -23,6 +22,7 @@ mod print;
 mod ps;
 mod run;
 mod serve;
+mod settings;
 mod status;
 mod stop;
 mod upgrade;
@@ -58,13 +58,22 @@ enum Command {
 /// Which daemon is asked.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// Directory that it serves at
-    #[arg(default_value = MOUNTPOINT)]
-    mountpoint: PathBuf,
+    /// Directory that it serves at [default: that of /etc/lxcfs-rs.toml, or /var/lib/lxcfs]
+    mountpoint: Option<PathBuf>,
 
-    /// Its runtime directory
-    #[arg(long, value_name = "DIR", default_value = "/run/lxcfs-rs")]
-    runtime_dir: PathBuf,
+    /// Its runtime directory [default: that of /etc/lxcfs-rs.toml, or /run/lxcfs-rs]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn mountpoint(&self) -> Result<PathBuf> {
+        settings::mountpoint(self.mountpoint.as_deref())
+    }
+
+    fn runtime_dir(&self) -> Result<PathBuf> {
+        settings::runtime_dir(self.runtime_dir.as_deref())
+    }
 }
 
 /// Runs the subcommand that the arguments choose, the first of which is the program's own name.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::files::{self, Mount};
 
-use super::status_of;
+use super::{settings, status_of};
 
 /// Print what gives a container the files: flags of docker run, a part of a pod or of a service
 #[derive(Debug, clap::Args)]
@@ -15,9 +15,9 @@ pub(crate) struct Args {
     /// Which engine's
     engine: Engine,
 
-    /// Directory that a daemon serves at
-    #[arg(long, value_name = "DIR", default_value = files::MOUNTPOINT)]
-    mountpoint: PathBuf,
+    /// Directory that a daemon serves at [default: that of /etc/lxcfs-rs.toml, or /var/lib/lxcfs]
+    #[arg(long, value_name = "DIR")]
+    mountpoint: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -36,7 +36,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn print(args: &Args) -> Result<()> {
-    let mountpoint = plain(&args.mountpoint)?;
+    let mountpoint = settings::mountpoint(args.mountpoint.as_deref())?;
+    let mountpoint = plain(&mountpoint)?;
     let text = match args.engine {
         Engine::Docker => {
             // The output is to be words of a command line.

@@ -1,6 +1,5 @@
 //! `lxcfs-rs serve`: the FUSE daemon, in the foreground.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,73 +7,57 @@ use std::sync::Arc;
 use lxcfs_rs::collect::{CpuCount, SwapView, UpSince};
 use lxcfs_rs::cpulist::CpuIds;
 use lxcfs_rs::error::Result;
-use lxcfs_rs::files::MOUNTPOINT;
 use lxcfs_rs::fuse::daemon::{Keeping, MakeVfs, Mended, Options, is_probe, keep};
 use lxcfs_rs::runtime::heal::{Healed, Place, heal};
 use lxcfs_rs::vfs::Vfs;
 use lxcfs_rs::vfs::kept::Kept;
 
-use super::status_of;
+use super::settings::Settings;
+use super::{STATUS_OF_USAGE, status_of};
+
+/// What its errors begin with.
+const NAME: &str = "lxcfs-rs";
 
 /// Mount the filesystem and serve it until SIGTERM, SIGINT or an unmount
+///
+/// Each of its options is also a key of the file, which is read again by an upgrade and a restart.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory to mount on; made if it is missing
-    #[arg(default_value = MOUNTPOINT)]
-    mountpoint: PathBuf,
+    /// File of the options that are not given here [default: /etc/lxcfs-rs.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
-    /// File to hold the daemon's pid while it runs
-    #[arg(short, long, value_name = "FILE")]
-    pidfile: Option<PathBuf>,
-
-    /// Directory for what is to outlive the daemon: the counters that its files have shown
-    #[arg(long, value_name = "DIR", default_value = "/run/lxcfs-rs")]
-    runtime_dir: PathBuf,
-
-    /// Go on with the connection of a daemon that serves there already, and end it; let another
-    /// one do so with this
-    #[arg(long)]
-    take_over: bool,
-
-    /// Worker threads [default: one per CPU, at least 2, at most 4]
-    #[arg(long, value_name = "N")]
-    workers: Option<NonZeroUsize>,
-
-    /// How many CPUs a quota of CPU time is shown as: ceil, floor, round, or cpuset to ignore it
-    #[arg(long, value_name = "RULE", default_value = "ceil")]
-    cpu_count: CpuCount,
-
-    /// By which numbers a container's CPUs are shown: physical, their own, or compact, from 0 on
-    #[arg(long, value_name = "NUMBERS", default_value = "physical")]
-    cpu_ids: CpuIds,
-
-    /// Since when a container without a time namespace is up: container, its first process, or host
-    #[arg(long, value_name = "SINCE", default_value = "container")]
-    uptime: UpSince,
-
-    /// Log more; twice, every request. RUST_LOG overrides it
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    settings: Settings,
 }
 
-/// Serves as its own command line says.
+/// Serves as its own command line says, and its file.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Args {
-        mountpoint,
-        pidfile,
-        runtime_dir,
-        take_over,
-        workers,
-        cpu_count,
-        cpu_ids,
-        uptime,
-        verbose,
-    } = args;
-    let options = Options { mountpoint, nonempty: false, workers, pidfile };
-    let swap = SwapView::default();
-    let (name, up_since) = ("lxcfs-rs", uptime);
-    Daemon { name, options, runtime_dir, take_over, cpu_count, cpu_ids, up_since, swap, verbose }
-        .run()
+    let settings = match args.settings.or_of_file(args.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("{NAME}: {error}");
+            return ExitCode::from(STATUS_OF_USAGE);
+        }
+    };
+    let options = Options {
+        mountpoint: settings.mountpoint(),
+        nonempty: false,
+        workers: settings.workers,
+        pidfile: settings.pidfile.clone(),
+    };
+    Daemon {
+        name: NAME,
+        options,
+        runtime_dir: settings.runtime_dir(),
+        take_over: settings.take_over,
+        cpu_count: settings.cpu_count.unwrap_or_default(),
+        cpu_ids: settings.cpu_ids.unwrap_or_default(),
+        up_since: settings.uptime.unwrap_or_default(),
+        swap: SwapView::default(),
+        verbose: settings.verbose,
+    }
+    .run()
 }
 
 /// A daemon as either command line describes it.

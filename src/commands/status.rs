@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn print(args: &Args) -> Result<()> {
-    let status = control::status(&args.place.runtime_dir, &args.place.mountpoint)?;
+    let status = control::status(&args.place.runtime_dir()?, &args.place.mountpoint()?)?;
     let text = if args.json { status.to_string() } else { lines(&status) };
     super::write_out(&format!("{}\n", text.trim_end()))
 }

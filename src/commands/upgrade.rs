@@ -10,8 +10,8 @@ use super::{Place, absolute, status_of};
 
 /// Have a running daemon go on as this program, or another one; no reader notices
 ///
-/// The daemon keeps its command line. A program that does not understand it, or cannot start, is
-/// refused, and the daemon goes on as it is.
+/// The daemon keeps its command line, and reads its file again. A program that does not understand
+/// one of them, or cannot start, is refused, and the daemon goes on as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -34,8 +34,8 @@ fn upgrade(args: &Args) -> Result<()> {
             std::env::current_exe().map_err(|error| Error::io("find", "/proc/self/exe", error))?
         }
     };
-    let Place { mountpoint, runtime_dir } = &args.place;
-    let version = control::upgrade(runtime_dir, mountpoint, &program)?;
+    let mountpoint = args.place.mountpoint()?;
+    let version = control::upgrade(&args.place.runtime_dir()?, &mountpoint, &program)?;
     println!("{}: served by {} {version}", mountpoint.display(), program.display());
     Ok(())
 }

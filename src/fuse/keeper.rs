@@ -663,8 +663,16 @@ impl Drop for Keeper<'_> {
 }
 
 fn adopt(handed: Handed, mountpoint: &Path) -> Option<(Connection, Arc<Kept>, Mounted)> {
-    let State { superblock, created, program, .. } = handed.state.clone();
-    let Some(mut mounted) = Mounted::adopt(mountpoint, &superblock, created) else {
+    let State { superblock, created, program, mountpoint: before, .. } = handed.state.clone();
+    let at = |place: &Path| Mounted::adopt(place, &superblock, created.clone());
+    // Containers have the files of the one before, wherever the next one is to be.
+    let elsewhere = || {
+        at(&before).inspect(|mounted| {
+            let (before, wanted) = (mounted.path().display(), mountpoint.display());
+            log::warn!("still serving {before}: a stop and a start make it {wanted}");
+        })
+    };
+    let Some(mut mounted) = at(mountpoint).or_else(elsewhere) else {
         log::warn!("{}: what {program} had mounted is not there", mountpoint.display());
         return None;
     };

@@ -1,15 +1,18 @@
 //! Options of the daemon that change what a container's machine looks like: `--cpu-ids compact` and
-//! `--uptime host`.
+//! `--uptime host`; and the file that has them.
 //!
 //! Needs what [`crate::who`] needs, two CPUs, and util-linux and procps.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
+
 use crate::byhand::{Group, Program};
-use crate::daemon::{Guarded, Place, serve, start_telling};
+use crate::daemon::{Guarded, PROGRAM, Place, serve, start_telling};
 
 const CPU: &str = "/sys/devices/system/cpu";
 
@@ -112,4 +115,105 @@ fn processes_are_as_old_as_they_are_where_the_container_is_up_since_the_host_boo
     assert!((before..=seconds(&up())).contains(&seconds(uptime)), "{output}");
     // By the clock's seconds, of which one may have begun.
     assert!(seconds(age.trim()) <= begun.elapsed().as_secs() + 1, "{output}");
+}
+
+/// A file with these options, and where the daemon of `place` is.
+struct File<'a> {
+    place: &'a Place,
+    path: PathBuf,
+}
+
+impl File<'_> {
+    fn new(place: &Place) -> File<'_> {
+        File { place, path: place.base.join("lxcfs-rs.toml") }
+    }
+
+    fn runtime_dir(&self) -> PathBuf {
+        self.place.base.join("run")
+    }
+
+    fn write(&self, mountpoint: &Path, options: &str) {
+        let run = self.runtime_dir();
+        let text = format!("mountpoint = {mountpoint:?}\nruntime-dir = {run:?}\n{options}\n");
+        fs::write(&self.path, text).unwrap();
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(&self.path).env_remove("RUST_LOG");
+        command.stderr(Stdio::piped());
+        command
+    }
+
+    fn upgrade(&self) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.arg("upgrade").arg(self.place.mountpoint());
+        command.arg("--runtime-dir").arg(self.runtime_dir()).output().unwrap()
+    }
+}
+
+#[test]
+fn an_upgrade_reads_the_file_again() {
+    let place = Place::new();
+    let group = on_cpus("1");
+    let shown = || container(&place, &group, &format!("cat {CPU}/present")).output();
+    let file = File::new(&place);
+    file.write(&place.mountpoint(), "cpu-ids = 'compact'");
+    let (daemon, socket, _) = start_telling(&place, file.serve());
+    assert_eq!(shown(), "0\n");
+
+    file.write(&place.mountpoint(), "cpu-ids = 'physical'");
+    let Output { status, stderr, .. } = file.upgrade();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    assert_eq!(shown(), "1\n");
+
+    file.write(&place.mountpoint(), "cpu-ids = 'mine'");
+    let Output { status, stderr, .. } = file.upgrade();
+    let line = String::from_utf8(stderr).unwrap();
+    let said = format!("{}: line 3: cpu-ids = 'mine': found \"mine\"", file.path.display());
+    assert_eq!((status.code(), line.lines().count()), (Some(1), 1), "{line}");
+    assert!(line.contains(&said), "{line}");
+    assert_eq!(shown(), "1\n");
+
+    // Containers have the files of the old one.
+    let elsewhere = place.base.join("elsewhere");
+    file.write(&elsewhere, "cpu-ids = 'compact'");
+    let wait_until_ready = || {
+        let mut message = [0; 4096];
+        while !message.starts_with(b"READY=1") {
+            socket.recv(&mut message).unwrap();
+        }
+    };
+    // The first is of the first upgrade.
+    wait_until_ready();
+    daemon.signal(Signal::SIGUSR1);
+    wait_until_ready();
+    assert_eq!(shown(), "0\n");
+    assert!(!elsewhere.exists());
+
+    daemon.signal(Signal::SIGTERM);
+    let (status, log) = daemon.end();
+    assert!(status.success(), "{log}");
+    let warning = format!(
+        "still serving {}: a stop and a start make it {}",
+        place.mountpoint().display(),
+        elsewhere.display()
+    );
+    assert!(log.contains(&warning), "{log}");
+    assert!(!place.mountpoint().exists());
+}
+
+#[test]
+fn a_file_that_is_wrong_or_missing_is_a_wrong_command_line() {
+    let place = Place::new();
+    let file = File::new(&place);
+    let refused = |said: &str| {
+        let Output { status, stderr, .. } = file.serve().output().unwrap();
+        let line = format!("lxcfs-rs: {}: {said}\n", file.path.display());
+        assert_eq!((status.code(), String::from_utf8(stderr).unwrap()), (Some(2), line));
+    };
+    refused("cannot read: No such file or directory");
+    file.write(&place.mountpoint(), "workers = 'x'");
+    refused("line 3: workers = 'x': invalid type: string \"x\", expected a nonzero usize");
+    assert!(!place.mountpoint().exists());
 }
