@@ -148,6 +148,8 @@ fn numbers(line: &str) -> (String, Vec<f64>) {
     for word in line.split_inclusive([' ', '\t', '/']) {
         match word.trim_end_matches([' ', '\t', '/']).parse() {
             Ok(number) => found.push(number),
+            // A number that grows takes the place of one.
+            Err(_) if word == " " => {}
             Err(_) => shape.push_str(word),
         }
     }
