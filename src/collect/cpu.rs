@@ -10,6 +10,7 @@ use crate::cgroup::stats::tightest;
 use crate::cpulist::{CpuIds, CpuSet, Present};
 use crate::error::{self, Result};
 use crate::facts::{CpuTimes, Facts};
+use crate::history::Step;
 use crate::history::cpu::Counters;
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::stat;
@@ -88,9 +89,24 @@ impl Collector {
         if scope.is_host && !cpus.limited {
             return Ok(None);
         }
+        let levels = scope.levels(&self.kernel, Controller::Cpuacct);
+        let Some(usage_dir) = levels.dirs.first() else { return Ok(None) };
         self.history.of(scope.container).update(|record| {
-            let counters = counters(&self.kernel, scope, now)?;
-            Ok(counters.map(|counters| record.cpu.update(counters, &cpus.present)))
+            if let Some(times) = record.cpu.within_tick(now, &cpus.present) {
+                return Ok(Step::Same(Some(times)));
+            }
+            let Some(usage) = levels.version.cpu_usage(usage_dir)? else {
+                return Ok(Step::Same(None));
+            };
+            let counters = Counters {
+                time: now,
+                user: usage.user,
+                nice: usage.nice,
+                system: usage.system,
+                throttled: throttled(&self.kernel, scope)?,
+                per_cpu: usage.per_cpu,
+            };
+            Ok(Step::Changed(Some(record.cpu.update(counters, &cpus.present))))
         })
     }
 
@@ -117,24 +133,10 @@ impl Collector {
     }
 }
 
-/// The container's counters; none in a hierarchy's root.
-fn counters(kernel: &Kernel, scope: &Scope<'_>, now: Nsec) -> Result<Option<Counters>> {
-    let levels = scope.levels(kernel, Controller::Cpuacct);
-    let Some(dir) = levels.dirs.first() else { return Ok(None) };
-    let Some(usage) = levels.version.cpu_usage(dir)? else { return Ok(None) };
+/// For how long the container was throttled.
+fn throttled(kernel: &Kernel, scope: &Scope<'_>) -> Result<Nsec> {
     let levels = scope.levels(kernel, Controller::Cpu);
-    let throttled = match levels.dirs.first() {
-        Some(dir) => levels.version.throttled(dir)?,
-        None => Nsec(0),
-    };
-    Ok(Some(Counters {
-        time: now,
-        user: usage.user,
-        nice: usage.nice,
-        system: usage.system,
-        throttled,
-        per_cpu: usage.per_cpu,
-    }))
+    levels.dirs.first().map_or(Ok(Nsec(0)), |dir| levels.version.throttled(dir))
 }
 
 /// The CPUs that run, by sysfs; without it, or where it says nothing of use, by `/proc/stat`.

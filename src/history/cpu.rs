@@ -102,6 +102,17 @@ impl Record {
         Record { last, debt: [Nsec(0); STEAL], cpus: BTreeMap::new() }
     }
 
+    /// What is shown at the moment `time` whatever the counters say: as long as no tick of one of
+    /// the `present` CPUs has come to completion, what was shown last. None where one has.
+    #[must_use]
+    pub fn within_tick(&self, time: Nsec, present: &Present) -> Option<CpuTimes> {
+        let elapsed = time - self.last.time;
+        let is_within = |number| {
+            self.cpus.get(&number).is_some_and(|cpu| (cpu.wall + elapsed).ticks() == cpu.emitted)
+        };
+        present.numbers().iter().all(is_within).then(|| self.times(present))
+    }
+
     /// Takes in a reading of the counters while `present` are the container's CPUs, and tells
     /// what to show.
     pub fn update(&mut self, now: Counters, present: &Present) -> CpuTimes {
@@ -296,6 +307,18 @@ mod tests {
     }
 
     #[test]
+    fn within_a_tick_nothing_new_is_shown() {
+        let mut record = Record::new(Nsec(0));
+        assert_eq!(record.within_tick(Nsec(0), &cpus("0")), None);
+        let times = record.update(at(SECOND + TICK / 2, SECOND / 2, 0, 0), &cpus("0"));
+        let last = SECOND + TICK - 1;
+        assert_eq!(record.within_tick(Nsec(last), &cpus("0")), Some(times.clone()));
+        assert_eq!(record.within_tick(Nsec(last + 1), &cpus("0")), None);
+        assert_eq!(record.within_tick(Nsec(last), &cpus("0-1")), None);
+        assert_eq!(record.update(at(last, SECOND, 0, 0), &cpus("0")), times);
+    }
+
+    #[test]
     fn what_runs_ahead_of_wall_time_is_shown_later() {
         let mut record = Record::new(Nsec(0));
         record.update(at(SECOND, 0, 0, 0), &cpus("0"));
@@ -473,7 +496,9 @@ mod tests {
                 if restarted {
                     record = through_a_file(&record);
                 }
+                let without_reading = record.within_tick(now.time, &cpus(present));
                 let times = record.update(now.clone(), &cpus(present));
+                prop_assert!(without_reading.is_none_or(|foretold| foretold == times));
                 prop_assert_eq!(times.cpus.len(), cpus(present).len());
                 for &(number, shown) in &times.cpus {
                     let before = last.insert(number, shown).unwrap_or_default();

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::stats::{Io, IoCounts};
 use crate::procfs::diskstats::Device;
 
+use super::Step;
+
 /// What is remembered of a container's disks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -25,7 +27,13 @@ struct Disk {
 impl Record {
     /// Takes in a reading, and tells what to show: for each device the counts since the
     /// container began, and none that was ever shown is lost.
-    pub fn update(&mut self, now: &Io) -> Io {
+    pub fn update(&mut self, now: &Io) -> Step<Io> {
+        let is_known = |(device, raw): &(Device, IoCounts)| {
+            self.disks.get(device).is_some_and(|disk| disk.raw == *raw)
+        };
+        if now.iter().all(is_known) {
+            return Step::Same(self.shown());
+        }
         for &(device, raw) in now {
             let disk = self.disks.entry(device).or_default();
             if was_reset(&disk.raw, &raw) {
@@ -33,6 +41,10 @@ impl Record {
             }
             disk.raw = raw;
         }
+        Step::Changed(self.shown())
+    }
+
+    fn shown(&self) -> Io {
         let mut shown: Io =
             self.disks.iter().map(|(device, disk)| (*device, sum(&disk.base, &disk.raw))).collect();
         shown.sort_unstable_by_key(|(device, _)| *device);
@@ -75,8 +87,9 @@ mod tests {
     fn readings_are_shown_as_they_are() {
         let mut record = Record::default();
         let now = vec![(SDB, counts(5, 1)), (SDA, counts(10, 2))];
-        assert_eq!(record.update(&now), [(SDA, counts(10, 2)), (SDB, counts(5, 1))]);
-        assert_eq!(record.update(&now), [(SDA, counts(10, 2)), (SDB, counts(5, 1))]);
+        let shown = vec![(SDA, counts(10, 2)), (SDB, counts(5, 1))];
+        assert_eq!(record.update(&now), Step::Changed(shown.clone()));
+        assert_eq!(record.update(&now), Step::Same(shown));
     }
 
     #[test]
@@ -86,8 +99,8 @@ mod tests {
         let shown =
             record.update(&vec![(SDA, IoCounts { rbytes: 7, rios: 1, ..IoCounts::default() })]);
         let expected = IoCounts { rbytes: 107, rios: 11, wbytes: 1, wios: 2, dbytes: 3, dios: 4 };
-        assert_eq!(shown, [(SDA, expected)]);
+        assert_eq!(shown, Step::Changed(vec![(SDA, expected)]));
         // A device that the kernel no longer lists keeps what was shown.
-        assert_eq!(record.update(&Vec::new()), [(SDA, expected)]);
+        assert_eq!(record.update(&Vec::new()), Step::Same(vec![(SDA, expected)]));
     }
 }

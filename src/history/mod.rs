@@ -38,6 +38,15 @@ pub struct Record {
     load: Option<LoadAverage>,
 }
 
+/// What came of a step of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<T> {
+    /// The record is as it was.
+    Same(T),
+    /// The record knows more than what is kept of it.
+    Changed(T),
+}
+
 /// A container's record, locked while it is used.
 #[derive(Debug)]
 pub struct Remembered {
@@ -50,15 +59,19 @@ impl Remembered {
     ///
     /// # Errors
     /// That of `step`.
-    pub fn update<T>(&self, step: impl FnOnce(&mut Record) -> Result<T>) -> Result<T> {
+    pub fn update<T>(&self, step: impl FnOnce(&mut Record) -> Result<Step<T>>) -> Result<T> {
         // Locked while the kernel is asked, so that readings are taken in in their order.
         let mut locked = self.locked.lock();
         let (record, slot) = &mut *locked;
-        let result = step(record)?;
-        if let Some(slot) = slot {
-            slot.write(record);
+        match step(record)? {
+            Step::Same(result) => Ok(result),
+            Step::Changed(result) => {
+                if let Some(slot) = slot {
+                    slot.write(record);
+                }
+                Ok(result)
+            }
         }
-        Ok(result)
     }
 
     /// Takes in that `active` tasks were runnable or in uninterruptible sleep since the last
