@@ -40,11 +40,16 @@ impl Collector {
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.shared_record("meminfo")?;
-        let Some(memory) = self.memory(scope, &host)? else { return Ok(None) };
+        let meminfo = self.kernel.proc.shared_record("meminfo")?;
+        let host = self.kernel.proc.shared("swaps")?;
+        if Meminfo::parse(&meminfo).swap_total == Bytes(0) {
+            // Nobody has any: a cgroup need only be there.
+            scope.levels(&self.kernel, Controller::Memory);
+            return Ok(Some(Facts::Swaps { host, total: Bytes(0), used: Bytes(0) }));
+        }
+        let Some(memory) = self.memory(scope, &meminfo)? else { return Ok(None) };
         let total = memory.swap_total;
-        let used = total - memory.swap_free;
-        Ok(Some(Facts::Swaps { host: self.kernel.proc.shared("swaps")?, total, used }))
+        Ok(Some(Facts::Swaps { host, total, used: total - memory.swap_free }))
     }
 
     pub(super) fn vmstat(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
