@@ -1,5 +1,7 @@
 //! `/proc/meminfo`: lines of `Label:   value kB`, `fs/proc/meminfo.c`.
 
+use memchr::memchr;
+
 use crate::units::Bytes;
 
 use super::lines;
@@ -18,8 +20,8 @@ pub struct Line<'a> {
 /// Takes a line apart; none for any other form.
 #[must_use]
 pub fn parse_line(line: &str) -> Option<Line<'_>> {
-    let (label, rest) = line.split_once(':')?;
-    let rest = rest.trim_ascii();
+    let (label, rest) = line.split_at_checked(memchr(b':', line.as_bytes())?)?;
+    let rest = rest[1..].trim_ascii();
     let (number, kib) = match rest.strip_suffix(" kB") {
         Some(number) => (number.trim_ascii_end(), true),
         None => (rest, false),

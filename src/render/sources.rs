@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
+use foldhash::fast::FixedState;
+
 use crate::facts::{IoCounts, Memory, MemoryStat, PageSizes};
 use crate::units::Bytes;
 
@@ -676,7 +678,8 @@ impl Source {
 /// Every line of a file.
 #[derive(Default)]
 struct Index {
-    named: HashMap<&'static str, Source>,
+    /// Asked for every line of every reading; what is in it is fixed, so its hash can be too.
+    named: HashMap<&'static str, Source, FixedState>,
     /// Those with a star in their name, and those without a name.
     fitting: Vec<Source>,
 }
