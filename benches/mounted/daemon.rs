@@ -1,5 +1,6 @@
 //! CPU time and memory of a daemon, as the kernel accounts them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,8 +33,32 @@ fn children_cpu_time(pid: Pid) -> Result<Duration> {
     Ok(TICK * (cutime + cstime))
 }
 
+/// What a daemon has done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Activity {
+    pub(crate) cpu: Duration,
+    /// How often its threads went to sleep, or lost their CPU: without any, none has woken.
+    pub(crate) switches: u64,
+}
+
+/// Of all threads of these processes.
+pub(crate) fn activity(processes: &[Pid]) -> Result<Activity> {
+    let mut activity = Activity::default();
+    for &pid in processes {
+        activity.cpu += cpu_time(pid)?;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = thread?.path().join("status");
+            // One that has just ended does nothing any more.
+            let Ok(status) = Status::read(path) else { continue };
+            activity.switches += status.number("voluntary_ctxt_switches:")?;
+            activity.switches += status.number("nonvoluntary_ctxt_switches:")?;
+        }
+    }
+    Ok(activity)
+}
+
 /// What a daemon holds.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Footprint {
     /// VmRSS of /proc/PID/status.
     pub(crate) rss_kib: u64,
@@ -41,19 +66,37 @@ pub(crate) struct Footprint {
     pub(crate) most_rss_kib: u64,
     /// Threads of /proc/PID/status.
     pub(crate) threads: u64,
+    pub(crate) descriptors: u64,
 }
 
-pub(crate) fn footprint(pid: Pid) -> Result<Footprint> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let number = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
+/// The sums over these processes.
+pub(crate) fn footprint(processes: &[Pid]) -> Result<Footprint> {
+    let mut footprint = Footprint::default();
+    for pid in processes {
+        let status = Status::read(format!("/proc/{pid}/status").into())?;
+        footprint.rss_kib += status.number("VmRSS:")?;
+        footprint.most_rss_kib += status.number("VmHWM:")?;
+        footprint.threads += status.number("Threads:")?;
+        footprint.descriptors += std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+    }
+    Ok(footprint)
+}
+
+/// /proc/PID/status.
+struct Status {
+    path: PathBuf,
+    text: String,
+}
+
+impl Status {
+    fn read(path: PathBuf) -> Result<Self> {
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { path, text })
+    }
+
+    fn number(&self, key: &str) -> Result<u64> {
+        let line = self.text.lines().find_map(|line| line.strip_prefix(key));
         line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok())
-            .with_context(|| format!("{path}: no number after {key:?}"))
-    };
-    Ok(Footprint {
-        rss_kib: number("VmRSS:")?,
-        most_rss_kib: number("VmHWM:")?,
-        threads: number("Threads:")?,
-    })
+            .with_context(|| format!("{}: no number after {key:?}", self.path.display()))
+    }
 }

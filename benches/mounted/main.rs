@@ -5,6 +5,7 @@
 //! cargo bench --bench mounted                       # everything; about ten minutes
 //! cargo bench --bench mounted -- --quick            # a smoke test: asserts nothing about time
 //! cargo bench --bench mounted -- --parts neighbour  # a reader beside a hostile container
+//! cargo bench --bench mounted -- --parts containers --containers 1,100,2000 --svg FILE
 //! cargo bench --bench mounted -- --files meminfo --readers 1,4,16 --json out.json
 //! ```
 //!
@@ -28,17 +29,21 @@
 //! | `measure` | cells, turns, rounds, medians |
 //! | `neighbour` | one reader beside a hostile container |
 //! | `hostile` | what that does |
+//! | `crowd` | many containers that live at once |
+//! | `plot` | what they cost, drawn |
 //! | `report` | the tables and the JSON |
 //! | `stop` | SIGINT and SIGTERM as a flag, asked between steps |
 
 mod calls;
 mod container;
+mod crowd;
 mod daemon;
 mod floor;
 mod hostile;
 mod measure;
 mod neighbour;
 mod options;
+mod plot;
 mod reader;
 mod report;
 mod stop;
@@ -49,6 +54,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use lxcfs_rs::sys::descriptors;
 
 use crate::container::Quota;
 use crate::options::{Command, Operation, Options, Part};
@@ -85,6 +91,7 @@ fn bench(options: &Options) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "must run as root: it mounts and makes cgroups");
     stop::watch().context("watching for SIGINT")?;
     let plan = options.plan()?;
+    descriptors::raise_limit();
 
     let scratch = subject::Scratch::new()?;
     let cgroups = container::Cgroups::open()?;
@@ -113,6 +120,13 @@ fn bench(options: &Options) -> Result<()> {
             writeln!(out, "\n{}", neighbour::table(operation, &neighbours))?;
             report.neighbours.extend(neighbours);
         }
+    }
+    if plan.has(Part::Containers) {
+        report.crowded = crowd::measure(&plan, &subjects, &cgroups)?;
+        writeln!(out, "\n{}", crowd::table(&report.crowded))?;
+    }
+    if let Some(path) = &options.svg {
+        plot::write(path, &report.crowded)?;
     }
     report.daemons = measure::footprints(&subjects)?;
     writeln!(out, "\n{}", report::footprints(&report.daemons))?;

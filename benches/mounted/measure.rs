@@ -10,7 +10,7 @@ use crate::container::{Container, MEM_TOTAL};
 use crate::daemon::{self, Footprint};
 use crate::floor;
 use crate::options::{Block, File, Kind, Operation, Plan};
-use crate::reader::{Measure, Once, Outcome, Reader};
+use crate::reader::{Measure, Outcome, Reader};
 use crate::subject::{Scratch, Subject};
 
 /// One turn of one subject.
@@ -68,7 +68,7 @@ pub(crate) fn check(subjects: &[Subject], container: &Container) -> Result<()> {
         let first = Reader::start(container, &subject.binds(&[File::Meminfo]))
             .and_then(first)
             .with_context(|| format!("{}: first read", subject.kind.name()))?;
-        check_content(subject, File::Meminfo, &first)?;
+        check_content(subject, File::Meminfo, &first.content)?;
     }
     Ok(())
 }
@@ -109,8 +109,12 @@ pub(crate) fn block(
 }
 
 pub(crate) fn footprints(subjects: &[Subject]) -> Result<Vec<Held>> {
-    let daemons = subjects.iter().filter_map(|subject| Some((subject.kind, subject.pid()?)));
-    daemons.map(|(subject, pid)| Ok(Held { subject, footprint: daemon::footprint(pid)? })).collect()
+    let mut held = Vec::new();
+    for subject in subjects {
+        let footprint = subject.footprint()?;
+        held.extend(footprint.map(|footprint| Held { subject: subject.kind, footprint }));
+    }
+    Ok(held)
 }
 
 /// Counts the system calls of the daemons, file by file.
@@ -157,11 +161,11 @@ fn sample(
     let task = task(plan, block, file);
     let mut reader = Reader::start(container, &subject.binds(&[file]))?;
     let first = reader.once(&task.path)?;
-    check_content(subject, file, &first)?;
+    check_content(subject, file, &first.content)?;
     let before = cpu_time(subject)?;
     let outcome = reader.measure(&task)?;
     let after = cpu_time(subject)?;
-    check_length(&task, &outcome, &first)?;
+    check_length(&task, &outcome, &first.content)?;
     let daemon_cpu_ns = before.zip(after).map(|(before, after)| {
         after.saturating_sub(before).as_secs_f64() * 1e9 / outcome.operations as f64
     });
@@ -172,8 +176,7 @@ fn cpu_time(subject: &Subject) -> Result<Option<Duration>> {
     subject.pid().map(daemon::cpu_time).transpose()
 }
 
-pub(crate) fn check_content(subject: &Subject, file: File, first: &Once) -> Result<()> {
-    let content = &first.content;
+pub(crate) fn check_content(subject: &Subject, file: File, content: &str) -> Result<()> {
     let name = subject.kind.name();
     if subject.kind == Kind::Floor {
         let expected = floor::SIZE;
@@ -194,11 +197,11 @@ pub(crate) fn check_content(subject: &Subject, file: File, first: &Once) -> Resu
 }
 
 /// Figures grow and shrink by digits, never by half.
-pub(crate) fn check_length(task: &Measure, outcome: &Outcome, first: &Once) -> Result<()> {
+pub(crate) fn check_length(task: &Measure, outcome: &Outcome, content: &str) -> Result<()> {
     let whole = match task.operation {
-        Operation::Read | Operation::StatRead => first.content.len(),
+        Operation::Read | Operation::StatRead => content.len(),
         // One call: at most a buffer of it, and the kernel's seq_file stops at a whole record.
-        Operation::Pread => first.content.len().min(task.buffer.min(2048)),
+        Operation::Pread => content.len().min(task.buffer.min(2048)),
     };
     let least = outcome.least_bytes;
     ensure!(outcome.operations > 0, "no operation ended in time");

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::container::{Cgroups, Container, Quota};
-use crate::daemon;
 use crate::measure::{check_content, check_length, median, spread, task};
 use crate::options::{Block, File, Kind, Operation, Plan};
 use crate::reader::{Outcome, Reader};
@@ -104,12 +103,12 @@ fn sample(
     let task = task(plan, Block { operation, readers: 1 }, FILE);
     let mut reader = Reader::start(container, &subject.binds(&[FILE]))?;
     let first = reader.once(&task.path)?;
-    check_content(subject, FILE, &first)?;
+    check_content(subject, FILE, &first.content)?;
     let _other = beside.map(|hostile| Other::start(hostile, plan, subject, cgroups)).transpose()?;
     let outcome = reader.measure(&task)?;
-    check_length(&task, &outcome, &first)?;
-    let footprint = subject.pid().map(daemon::footprint).transpose()?;
-    Ok(Sample { outcome, rss_kib: footprint.map(|footprint| footprint.rss_kib) })
+    check_length(&task, &outcome, &first.content)?;
+    let rss_kib = subject.footprint()?.map(|footprint| footprint.rss_kib);
+    Ok(Sample { outcome, rss_kib })
 }
 
 /// The hostile container, at work; its processes end before its cgroups go.

@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Numbers of threads with which a hostile container disturbs a reader
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     hostile: Option<Vec<usize>>,
+    /// Numbers of containers that live at once, from fewest to most
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    containers: Option<Vec<usize>>,
     /// Rounds per cell; figures are the medians over them
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
@@ -48,6 +51,9 @@ pub(crate) struct Options {
     /// Worker threads of our daemon and of the constant file [default: CPUs, from 2 to 4]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+    /// Also draw what `containers` measures
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     /// Also write every figure to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -93,6 +99,8 @@ pub(crate) enum Part {
     Neighbour,
     /// System calls of the daemons per read
     Calls,
+    /// Many containers that live at once
+    Containers,
 }
 
 /// Who is measured.
@@ -211,6 +219,7 @@ pub(crate) struct Plan {
     pub(crate) operations: Vec<Operation>,
     pub(crate) readers: Vec<usize>,
     pub(crate) hostile: Vec<usize>,
+    pub(crate) containers: Vec<usize>,
     pub(crate) rounds: usize,
     pub(crate) duration: Duration,
     pub(crate) buffer: usize,
@@ -220,10 +229,10 @@ pub(crate) struct Plan {
 impl Options {
     pub(crate) fn plan(&self) -> Result<Plan> {
         let cpus = std::thread::available_parallelism()?.get();
-        let (files, hostile, rounds, duration_ms) = if self.quick {
-            (vec![File::Meminfo, File::Uptime], vec![2], 1, 50)
+        let (files, hostile, containers, rounds, duration_ms) = if self.quick {
+            (vec![File::Meminfo, File::Uptime], vec![2], vec![1, 3], 1, 50)
         } else {
-            (File::value_variants().to_vec(), vec![4, 16], 5, 400)
+            (File::value_variants().to_vec(), vec![4, 16], vec![1, 100], 5, 400)
         };
         let mut subjects = Kind::value_variants().to_vec();
         subjects.retain(|kind| !self.without.contains(kind));
@@ -239,6 +248,7 @@ impl Options {
                 .unwrap_or_else(|| Operation::value_variants().to_vec()),
             readers: self.readers.clone().unwrap_or_else(|| vec![1, 4]),
             hostile: self.hostile.clone().unwrap_or(hostile),
+            containers: self.containers.clone().unwrap_or(containers),
             rounds: self.rounds.unwrap_or(rounds),
             duration: Duration::from_millis(self.duration_ms.unwrap_or(duration_ms)),
             buffer: self.buffer,
@@ -249,6 +259,11 @@ impl Options {
         ensure!(plan.workers > 0, "--workers: 0, expected at least 1");
         ensure!(!plan.readers.contains(&0), "--readers: 0, expected at least 1");
         ensure!(!plan.hostile.contains(&0), "--hostile: 0, expected at least 1");
+        ensure!(
+            !plan.containers.contains(&0) && plan.containers.is_sorted(),
+            "--containers: {:?}, expected numbers from 1, none after a larger one",
+            plan.containers
+        );
         ensure!(!plan.subjects.is_empty(), "--without: leaves no subject");
         Ok(plan)
     }

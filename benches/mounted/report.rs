@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::crowd::Crowded;
 use crate::measure::{Calls, Cell, Figures, Held, median};
 use crate::neighbour::Neighbour;
 use crate::options::{Block, File, Kind, Plan};
@@ -191,20 +192,22 @@ pub(crate) struct Report<'a> {
     pub(crate) cells: Vec<Cell>,
     pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) calls: Vec<Calls>,
+    pub(crate) crowded: Vec<Crowded>,
     pub(crate) daemons: Vec<Held>,
 }
 
 impl<'a> Report<'a> {
     /// Nothing yet.
     pub(crate) fn new(machine: Machine, plan: &'a Plan) -> Self {
-        let (cells, neighbours, calls, daemons) = Default::default();
-        Self { machine, plan, cells, neighbours, calls, daemons }
+        let (cells, neighbours, calls, crowded, daemons) = Default::default();
+        Self { machine, plan, cells, neighbours, calls, crowded, daemons }
     }
 
     /// How far the rounds lie apart: the median over everything that had several.
     pub(crate) fn spread(&self) -> f64 {
         let cells = self.cells.iter().map(Cell::spread);
-        median(cells.chain(self.neighbours.iter().map(Neighbour::spread)))
+        let neighbours = self.neighbours.iter().map(Neighbour::spread);
+        median(cells.chain(neighbours).chain(self.crowded.iter().map(Crowded::spread)))
     }
 
     pub(crate) fn write_json(&self, path: &Path) -> Result<()> {

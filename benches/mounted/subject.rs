@@ -13,9 +13,10 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::set_parent_process_death_signal;
 
+use crate::daemon::{Activity, Footprint};
 use crate::options::{self, Kind, Plan};
 use crate::reader::Bind;
-use crate::{floor, stop};
+use crate::{daemon, floor, stop};
 
 /// How long a daemon may take to mount, and to end after SIGTERM. Far more than any needs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,19 +71,37 @@ pub(crate) struct Subject {
 impl Subject {
     /// What is mounted over the files of a container; nothing over the kernel's own.
     pub(crate) fn binds(&self, files: &[options::File]) -> Vec<Bind> {
-        let Some(daemon) = &self.daemon else { return Vec::new() };
-        let source = |file: options::File| match self.kind {
+        if self.daemon.is_none() {
+            return Vec::new();
+        }
+        let bind = |&file: &options::File| Bind { source: self.path(file), target: file.path() };
+        files.iter().map(bind).collect()
+    }
+
+    /// Where everybody has `file` who has not mounted anything.
+    pub(crate) fn path(&self, file: options::File) -> PathBuf {
+        let Some(daemon) = &self.daemon else { return file.path() };
+        match self.kind {
             Kind::Floor => daemon.mount_point.join(floor::NAME),
             Kind::LxcfsRs | Kind::Lxcfs | Kind::Kernel => {
                 daemon.mount_point.join("proc").join(file.name())
             }
-        };
-        let bind = |&file: &options::File| Bind { source: source(file), target: file.path() };
-        files.iter().map(bind).collect()
+        }
     }
 
+    /// The process that answers; none for the kernel's file.
     pub(crate) fn pid(&self) -> Option<Pid> {
         self.daemon.as_ref().map(Daemon::serving)
+    }
+
+    /// What all processes of the daemon hold.
+    pub(crate) fn footprint(&self) -> Result<Option<Footprint>> {
+        self.daemon.as_ref().map(|daemon| daemon::footprint(&daemon.processes())).transpose()
+    }
+
+    /// What all processes of the daemon have done so far.
+    pub(crate) fn activity(&self) -> Result<Option<Activity>> {
+        self.daemon.as_ref().map(|daemon| daemon::activity(&daemon.processes())).transpose()
     }
 }
 
@@ -223,6 +242,12 @@ impl Daemon {
                 .is_ok_and(|name| name.trim_end() == "lxcfs-rs-worker")
         });
         worker.and_then(|worker| worker.parse().ok()).map_or(keeper, Pid::from_raw)
+    }
+
+    fn processes(&self) -> Vec<Pid> {
+        let mut processes = vec![self.pid(), self.serving()];
+        processes.dedup();
+        processes
     }
 }
 
