@@ -1,9 +1,12 @@
-//! `lxcfs-rs status`: what a running daemon has counted.
+//! `lxcfs-rs status`: what a running daemon has counted, and whether it answers.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use lxcfs_rs::error::Result;
+use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::control;
+use lxcfs_rs::procfs::{Namespace, ProcRoot};
+use lxcfs_rs::runtime::served::expect_answer;
 use serde_json::Value;
 
 use super::{Place, status_of};
@@ -17,11 +20,42 @@ pub(crate) struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+
+    /// Print nothing, and fail unless a file that is served there can be read to its end: a liveness
+    /// probe
+    #[arg(long, conflicts_with = "json")]
+    alive: bool,
+
+    /// As --alive, and fail where another pod's daemon still serves: a readiness probe
+    #[arg(long, conflicts_with_all = ["json", "alive"])]
+    ready: bool,
 }
 
 /// Prints it.
 pub(crate) fn run(args: &Args) -> ExitCode {
-    status_of("lxcfs-rs: status", print(args))
+    let done = if args.alive || args.ready { probe(args) } else { print(args) };
+    status_of("lxcfs-rs: status", done)
+}
+
+fn probe(args: &Args) -> Result<()> {
+    let mountpoint = super::absolute(&args.place.mountpoint()?)?;
+    expect_answer(&mountpoint)?;
+    if args.ready { expect_own(&args.place.runtime_dir()?, &mountpoint) } else { Ok(()) }
+}
+
+/// Of two pods, one of which is to take over from the other, each has mounts of its own.
+fn expect_own(runtime_dir: &Path, mountpoint: &Path) -> Result<()> {
+    let status = control::status(runtime_dir, mountpoint)?;
+    let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+    let proc = ProcRoot::open(Path::new("/proc"))?;
+    let namespace = |pid| proc.namespace(pid, Namespace::Mount);
+    if namespace(pid)? == namespace(std::process::id())? {
+        return Ok(());
+    }
+    let place = mountpoint.display();
+    Err(Error::Refused(format!(
+        "{place}: served by process {pid}, which is not of this mount namespace"
+    )))
 }
 
 fn print(args: &Args) -> Result<()> {

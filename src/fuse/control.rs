@@ -25,7 +25,7 @@ use super::handover::{Handed, State};
 use super::mountpoint::resolve;
 use crate::error::{Error, Result};
 use crate::history::store::escape;
-use crate::sys::descriptors;
+use crate::sys::{descriptors, identity};
 use crate::vfs::kept::Counted;
 
 /// Changes only where a message comes to mean something else. Others are refused.
@@ -259,6 +259,14 @@ impl Peer {
         Ok(())
     }
 
+    /// The process. It is still the one as long as it sends messages.
+    pub(super) fn process(&self) -> io::Result<OwnedFd> {
+        let number = getsockopt(&self.socket, PeerCredentials)?.pid();
+        // 0 is not visible here.
+        let number = rustix::process::Pid::from_raw(number).ok_or(Errno::ESRCH)?;
+        identity::process(number)
+    }
+
     /// Answers. Whoever has gone away is not told.
     pub(super) fn answer(&self, reply: &Reply, descriptors: &[BorrowedFd<'_>]) {
         let sent = serde_json::to_vec(reply)
@@ -318,6 +326,17 @@ fn connect_to(runtime_dir: &Path, mountpoint: &Path) -> io::Result<Option<Peer>>
 pub(super) fn is_orphaned(runtime_dir: &Path, mountpoint: &Path) -> bool {
     let socket = directory_of(runtime_dir, mountpoint).join("socket");
     socket.exists() && matches!(connect_to(runtime_dir, mountpoint), Ok(None))
+}
+
+/// The daemon that serves at `mountpoint`; none where there is none.
+pub(super) fn process_that_serves(
+    runtime_dir: &Path,
+    mountpoint: &Path,
+) -> io::Result<Option<OwnedFd>> {
+    let Some(peer) = connect_to(runtime_dir, mountpoint)? else { return Ok(None) };
+    let process = peer.process()?;
+    peer.ask(Ask::Status)?;
+    Ok(Some(process))
 }
 
 /// Asks the daemon that serves at `mountpoint`, which one may be just being replaced.

@@ -14,8 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::connection::{Connection, DEVICE};
-use super::handover;
-use super::keeper::Keeper;
+use super::handover::{self, Handed};
+use super::keeper::{Ended, Keeper};
 use super::mountpoint::{Claim, Mounted};
 use super::session::{Session, default_workers, expect_answer};
 use crate::error::{Error, Result};
@@ -104,7 +104,11 @@ pub fn keep(options: &Options, keeping: &Keeping<'_>) -> Result<()> {
     let options = absolute(options)?;
     // The working directory must not keep a filesystem busy, ours least of all.
     std::env::set_current_dir("/").map_err(|error| Error::io("change to", "/", error))?;
-    Keeper::start(&options, keeping, &signals)?.run()
+    let mut handed = Handed::inherited();
+    while Keeper::start(&options, keeping, &signals, handed.take())?.run()? == Ended::ButNeeded {
+        log::warn!("whoever had taken over has ended; serving again");
+    }
+    Ok(())
 }
 
 /// Serves without a keeper, and without anything that outlives it, until a signal of `END` comes

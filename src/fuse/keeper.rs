@@ -20,7 +20,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::connection::Connection;
-use super::control::{Ask, Control, Peer, Reply, Status, is_orphaned, take_over};
+use super::control::{
+    Ask, Control, Peer, Reply, Status, is_orphaned, process_that_serves, take_over,
+};
 use super::daemon::{END, Keeping, Mended, Options, RELOAD, TOGGLE, next_signal};
 use super::handover::{FdStore, Handed, Program, State, is_over};
 use super::mountpoint::{Claim, Mounted};
@@ -110,6 +112,15 @@ pub(super) struct Keeper<'a> {
     next_heal: Instant,
 }
 
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// For good.
+    Finally,
+    /// Another daemon had taken over, and has ended: nobody serves.
+    ButNeeded,
+}
+
 /// What happened.
 enum Event {
     Signal(Signal),
@@ -120,16 +131,17 @@ enum Event {
 }
 
 impl<'a> Keeper<'a> {
-    /// Mounts, or goes on with what another program has mounted, and serves.
+    /// Mounts, or goes on with what another program has mounted, which may have been `handed` to
+    /// this process, and serves.
     pub(super) fn start(
         options: &'a Options,
         keeping: &'a Keeping<'a>,
         signals: &'a SignalFd,
+        mut handed: Option<Handed>,
     ) -> Result<Keeper<'a>> {
         let program = Program::own()?;
         let store = FdStore::of_environment();
         let mut before = None;
-        let mut handed = Handed::inherited();
         if handed.is_none() && keeping.take_over {
             let taken = take_over(&keeping.runtime_dir, &options.mountpoint)?;
             if let Some((connection, peer)) = taken {
@@ -220,7 +232,7 @@ impl<'a> Keeper<'a> {
 
     /// Serves until a signal ends it, the filesystem is unmounted by someone else, or another
     /// daemon has taken over.
-    pub(super) fn run(mut self) -> Result<()> {
+    pub(super) fn run(mut self) -> Result<Ended> {
         loop {
             self.start_worker_if_due();
             let next = match self.wait()? {
@@ -236,8 +248,8 @@ impl<'a> Keeper<'a> {
                     ControlFlow::Continue(())
                 }
             };
-            if next.is_break() {
-                return Ok(());
+            if let ControlFlow::Break(ended) = next {
+                return Ok(ended);
             }
         }
     }
@@ -285,10 +297,10 @@ impl<'a> Keeper<'a> {
         start.into_iter().chain(patience).fold(self.next_heal, Instant::min)
     }
 
-    fn obey(&mut self, signal: Signal) -> ControlFlow<()> {
+    fn obey(&mut self, signal: Signal) -> ControlFlow<Ended> {
         if END.contains(&signal) {
             self.end(signal);
-            return ControlFlow::Break(());
+            return ControlFlow::Break(Ended::Finally);
         }
         if signal == RELOAD {
             log::info!("{signal}: readers are shown their containers, by a newer program");
@@ -417,7 +429,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn hear_worker(&mut self) -> ControlFlow<()> {
+    fn hear_worker(&mut self) -> ControlFlow<Ended> {
         let Some(worker) = &mut self.worker else { return ControlFlow::Continue(()) };
         let Some(report) = worker.report.take() else { return ControlFlow::Continue(()) };
         match read_report(report) {
@@ -439,13 +451,13 @@ impl<'a> Keeper<'a> {
     }
 
     /// Sees to what comes after a worker.
-    fn follow_worker(&mut self) -> ControlFlow<()> {
+    fn follow_worker(&mut self) -> ControlFlow<Ended> {
         let Some(worker) = self.worker.take() else { return ControlFlow::Continue(()) };
         let status = waitpid(worker.pid, None);
         if self.connection.as_ref().is_some_and(is_over) {
             if !self.mounted.is_in_place() {
                 log::info!("{}: unmounted by someone else", self.mounted.path().display());
-                return ControlFlow::Break(());
+                return ControlFlow::Break(Ended::Finally);
             }
             log::warn!("{}: the connection was aborted", self.mounted.path().display());
             self.give_up();
@@ -571,7 +583,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn answer(&mut self) -> ControlFlow<()> {
+    fn answer(&mut self) -> ControlFlow<Ended> {
         let asked = self.control.as_ref().and_then(Control::accept);
         let Some((ask, peer)) = asked else { return ControlFlow::Continue(()) };
         match ask {
@@ -615,12 +627,20 @@ impl<'a> Keeper<'a> {
     }
 
     /// Hands the connection over to another daemon, and ends when that serves; where daemons
-    /// take over from each other, only by a signal: whoever started this one would start it
-    /// again.
-    fn hand_over(&mut self, peer: &Peer) -> ControlFlow<()> {
+    /// take over from each other it stands by: whoever started this one would start it again.
+    fn hand_over(&mut self, peer: &Peer) -> ControlFlow<Ended> {
         let Some(connection) = &self.connection else {
             peer.answer(&Reply::refused(&no_connection()), &[]);
             return ControlFlow::Continue(());
+        };
+        // Before it says that it has taken over: then the number is its own.
+        let successor = match peer.process() {
+            Ok(successor) => successor,
+            Err(error) => {
+                let error = Error::io("see", "the process that takes over", error);
+                peer.answer(&Reply::refused(&error), &[]);
+                return ControlFlow::Continue(());
+            }
         };
         if let Some(worker) = self.worker.take() {
             end_worker(worker.pid);
@@ -640,15 +660,38 @@ impl<'a> Keeper<'a> {
         if let Some(control) = self.control.take() {
             control.leave();
         }
-        if self.keeping.take_over {
-            notify("STATUS=Another daemon has taken over\n");
-            while let Ok(signal) = next_signal(self.signals) {
-                if signal.is_some_and(|signal| END.contains(&signal)) {
-                    break;
+        if !self.keeping.take_over {
+            return ControlFlow::Break(Ended::Finally);
+        }
+        notify("STATUS=Another daemon has taken over\n");
+        let ended = self.stand_by(successor);
+        ControlFlow::Break(ended.inspect_err(error::report).unwrap_or(Ended::Finally))
+    }
+
+    /// Does nothing until a signal ends this daemon, or all that came after it have ended.
+    fn stand_by(&self, mut successor: OwnedFd) -> Result<Ended> {
+        loop {
+            let mut ready = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(successor.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(Error::io("wait for", "whoever took over", error)),
+            }
+            let [signal, ended] = ready.map(|fd| fd.any() == Some(true));
+            if signal && next_signal(self.signals)?.is_some_and(|signal| END.contains(&signal)) {
+                return Ok(Ended::Finally);
+            }
+            if ended {
+                match process_that_serves(&self.keeping.runtime_dir, self.mounted.path()) {
+                    Ok(Some(other)) => successor = other,
+                    Ok(None) => return Ok(Ended::ButNeeded),
+                    // There is one, which just ends, or has no time for us.
+                    Err(_) => std::thread::sleep(FIRST_DELAY),
                 }
             }
         }
-        ControlFlow::Break(())
     }
 }
 

@@ -305,6 +305,91 @@ fn daemons_that_take_over_from_each_other_are_not_noticed() {
     assert!(!place.mountpoint().exists());
 }
 
+/// As of two pods, where the second one fails while the first one is still there.
+#[test]
+fn who_was_taken_over_serves_again_when_nobody_does() {
+    let place = Place::new();
+    let taking_over = || {
+        let mut command = serve(&place.mountpoint());
+        command.arg("--take-over");
+        start_telling(&place, command).0
+    };
+    let serves = |daemon: &Guarded| {
+        let own = format!("\"pid\":{},", daemon.pid());
+        // One that has just been killed may have been connected to.
+        let says = || String::from_utf8(ask(&place, &["status", "--json"]).stdout).unwrap();
+        eventually("the one that serves", || says().contains(&own));
+        assert!(fs::read_to_string(place.meminfo()).is_ok());
+    };
+    let [first, second, third] = [taking_over(), taking_over(), taking_over()];
+    serves(&third);
+    // Whom the first one waited for has ended, but somebody serves.
+    second.signal(Signal::SIGKILL);
+    second.end();
+    serves(&third);
+    third.signal(Signal::SIGKILL);
+    third.end();
+    serves(&first);
+    // It made a connection of its own; had it taken that of the third one, this would be 3.
+    assert_eq!(status(&place)["upgrades"], 0);
+    let fourth = taking_over();
+    serves(&fourth);
+    fourth.signal(Signal::SIGTERM);
+    assert!(fourth.end().0.success());
+    serves(&first);
+    first.signal(Signal::SIGTERM);
+    assert!(first.end().0.success());
+    assert!(!place.meminfo().exists());
+}
+
+#[test]
+fn probes() {
+    let place = Place::new();
+    let said = |arguments: &[&str], wrapper: &[&str]| {
+        let mut command = Command::new(wrapper.first().unwrap_or(&PROGRAM));
+        if !wrapper.is_empty() {
+            command.args(&wrapper[1..]).arg(PROGRAM);
+        }
+        command.arg("status").args(arguments).arg(place.mountpoint());
+        command.arg("--runtime-dir").arg(place.mountpoint().with_file_name("run"));
+        let output = command.output().unwrap();
+        assert!(output.stdout.is_empty());
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            (output.status.code(), line.lines().count()),
+            match line.is_empty() {
+                true => (Some(0), 0),
+                false => (Some(1), 1),
+            }
+        );
+        line
+    };
+    let line = said(&["--alive"], &[]);
+    assert!(line.contains("no such directory"), "{line}");
+    let daemon = start(&place);
+    assert_eq!(said(&["--alive"], &[]), "");
+    assert_eq!(said(&["--ready"], &[]), "");
+    // A pod that is to take over and has not.
+    let elsewhere = ["unshare", "--mount"];
+    assert_eq!(said(&["--alive"], &elsewhere), "");
+    let line = said(&["--ready"], &elsewhere);
+    assert!(line.contains("not of this mount namespace"), "{line}");
+
+    let worker = worker_of(daemon.pid());
+    kill(worker, Signal::SIGSTOP).unwrap();
+    for probe in ["--alive", "--ready"] {
+        let line = said(&[probe], &[]);
+        assert!(line.ends_with("cannot read: timed out\n"), "{line}");
+    }
+    kill(worker, Signal::SIGCONT).unwrap();
+    assert_eq!(said(&["--alive"], &[]), "");
+    daemon.signal(Signal::SIGKILL);
+    daemon.end();
+    eventually("the end of the worker", || kill(worker, None).is_err());
+    let line = said(&["--alive"], &[]);
+    assert!(line.contains("Transport endpoint is not connected"), "{line}");
+}
+
 #[test]
 fn a_daemon_that_did_not_ask_for_it_ends_when_it_is_taken_over() {
     let place = Place::new();
