@@ -47,6 +47,8 @@ fn next_random(state: &mut u64) -> u64 {
 #[derive(Debug, Default)]
 struct Seen {
     reads: AtomicU64,
+    /// Past so many reads they leave the machine to others; 0 for never.
+    haste_until: AtomicU64,
     /// In microseconds.
     longest: AtomicU64,
     wrong: parking_lot::Mutex<Vec<String>>,
@@ -59,6 +61,10 @@ impl Seen {
         self.longest.fetch_max(micros, Ordering::Relaxed);
         if let Some(problem) = problem {
             self.wrong.lock().push(problem);
+        }
+        let until = self.haste_until.load(Ordering::Relaxed);
+        if until != 0 && self.reads.load(Ordering::Relaxed) > until {
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -113,6 +119,10 @@ impl Readers {
         let readers = Readers { seen, is_over, threads, _groups: groups };
         eventually("reads", || readers.reads() > 100);
         readers
+    }
+
+    fn hasten_until(&self, reads: u64) {
+        self.seen.haste_until.store(reads, Ordering::Relaxed);
     }
 
     fn reads(&self) -> u64 {
@@ -515,6 +525,8 @@ fn nothing_grows_over_a_days_work() {
     while readers.reads() < most_reads || containers < most_containers {
         if containers < most_containers {
             containers += 1;
+            // In step: readers that are always busy keep new containers waiting.
+            readers.hasten_until(most_reads / most_containers * containers);
             let own = group.below("short");
             let limit = (10 + containers % 80) * MIB;
             own.set("memory.limit_in_bytes", limit);
