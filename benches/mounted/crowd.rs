@@ -194,7 +194,7 @@ impl Quantiles {
     /// In microseconds, and what the p50 is of the other's.
     fn beside(self, other: Self) -> String {
         let ratio = digits(self.p50 / other.p50);
-        format!("{:>7}{:>8}{ratio:>7}", digits(self.p50 / 1e3), digits(self.p99 / 1e3))
+        format!("{:>7} {:>7} {ratio:>6}", digits(self.p50 / 1e3), digits(self.p99 / 1e3))
     }
 }
 
@@ -233,7 +233,7 @@ pub(crate) fn table(crowded: &[Crowded]) -> String {
             let fewest = group[0];
             let name = if number == 0 { crowded.subject.name() } else { "" };
             let first = &crowded.first;
-            let first = format!("{:>7}{:>8}", digits(first.p50 / 1e3), digits(first.p99 / 1e3));
+            let first = format!("{:>7} {:>7}", digits(first.p50 / 1e3), digits(first.p99 / 1e3));
             let (daemon, alone) = crowded.daemon_columns(fewest);
             let one = crowded.one.beside(fewest.one);
             let in_turn = crowded.in_turn.beside(fewest.in_turn);

@@ -64,6 +64,8 @@ pub(crate) struct Footprint {
     pub(crate) rss_kib: u64,
     /// The most that it ever was: VmHWM.
     pub(crate) most_rss_kib: u64,
+    /// The same with what several processes share counted once: Pss of /proc/PID/smaps_rollup.
+    pub(crate) pss_kib: u64,
     /// Threads of /proc/PID/status.
     pub(crate) threads: u64,
     pub(crate) descriptors: u64,
@@ -76,13 +78,15 @@ pub(crate) fn footprint(processes: &[Pid]) -> Result<Footprint> {
         let status = Status::read(format!("/proc/{pid}/status").into())?;
         footprint.rss_kib += status.number("VmRSS:")?;
         footprint.most_rss_kib += status.number("VmHWM:")?;
+        footprint.pss_kib +=
+            Status::read(format!("/proc/{pid}/smaps_rollup").into())?.number("Pss:")?;
         footprint.threads += status.number("Threads:")?;
         footprint.descriptors += std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
     }
     Ok(footprint)
 }
 
-/// /proc/PID/status.
+/// /proc/PID/status, or another file of such lines.
 struct Status {
     path: PathBuf,
     text: String,

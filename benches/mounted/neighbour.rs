@@ -180,7 +180,7 @@ fn columns_of(one: &Neighbour, alone: &Neighbour) -> String {
     let mut cell = String::new();
     for (figure, of, width) in [(one.p50_ns, alone.p50_ns, 7), (one.p99_ns, alone.p99_ns, 8)] {
         // Writing to a String cannot fail.
-        let _ = write!(cell, "{:>width$}{:>7}", digits(figure / 1e3), digits(figure / of));
+        let _ = write!(cell, "{:>width$} {:>6}", digits(figure / 1e3), digits(figure / of));
     }
     let rss = one.rss_kib.map_or("-".to_owned(), |kib| digits(kib as f64 / 1024.0));
     cell + &format!("{rss:>6}")

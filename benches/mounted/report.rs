@@ -115,7 +115,7 @@ fn columns_of(figures: Figures) -> String {
     let cpu = figures.daemon_cpu_ns.map_or("-".to_owned(), |cpu| digits(cpu / 1e3));
     let speed = digits(figures.per_second / 1e3);
     let (p50, p99) = (digits(figures.p50_ns / 1e3), digits(figures.p99_ns / 1e3));
-    format!("{speed:>7}{p50:>6}{p99:>6}{cpu:>6}")
+    format!("{speed:>7} {p50:>5} {p99:>5} {cpu:>5}")
 }
 
 /// Three digits, or as many as the whole part has.
@@ -135,7 +135,7 @@ fn compare(of: Figures, to: Figures) -> String {
     let more = (of.p50_ns - to.p50_ns) / 1e3;
     let cpu = of.daemon_cpu_ns.zip(to.daemon_cpu_ns);
     let cpu = cpu.map_or("-".to_owned(), |(of, to)| format!("{}x", digits(of / to)));
-    format!("{:>6}{more:>+8.1}{cpu:>7}", format!("{}x", digits(speed)))
+    format!("{:>6} {more:>+7.1} {cpu:>6}", format!("{}x", digits(speed)))
 }
 
 pub(crate) fn center(text: &str, width: usize) -> String {
@@ -174,10 +174,11 @@ pub(crate) fn footprints(held: &[Held]) -> String {
     let one = |held: &Held| {
         let footprint = held.footprint;
         format!(
-            "{}: RSS {} KiB, at most {}, {} threads",
+            "{}: RSS {} KiB, at most {}, PSS {}, {} threads",
             held.subject.name(),
             footprint.rss_kib,
             footprint.most_rss_kib,
+            footprint.pss_kib,
             footprint.threads
         )
     };
