@@ -195,7 +195,8 @@ impl Engine {
         &self.cgroup
     }
 
-    fn socket(&self) -> String {
+    /// What clients of it have as DOCKER_HOST.
+    pub(crate) fn socket(&self) -> String {
         format!("unix://{}", self.base.join("docker.sock").display())
     }
 

@@ -18,6 +18,7 @@ mod lxcfs;
 mod managers;
 mod nested;
 mod options;
+mod pod;
 mod pressure;
 mod privilege;
 mod readers;
