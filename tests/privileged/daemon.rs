@@ -4,10 +4,11 @@
 use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -76,7 +77,20 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let said = self.0.stderr.take().map(said_by_now).unwrap_or_default();
+        // A worker that ended so would not be missed: the next one goes on for it.
+        let is_defect = ["AddressSanitizer", "panicked at"].iter().any(|word| said.contains(word));
+        assert!(!is_defect || std::thread::panicking(), "{said}");
     }
+}
+
+/// What is in a pipe, whoever still has its other end.
+fn said_by_now(mut pipe: ChildStderr) -> String {
+    let mut said = Vec::new();
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    // That there is no more for now is an error.
+    let _ = pipe.read_to_end(&mut said);
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 pub(crate) fn serve(mountpoint: &Path) -> Command {

@@ -35,6 +35,7 @@ mount --make-private "$(findmnt --noheadings --output TARGET --target /run/syste
 mount -t tmpfs -o mode=755 tmpfs /run/systemd
 mkdir /run/systemd/system
 exec env -i PATH="$PATH" HOME="$1" XDG_RUNTIME_DIR="$1" XDG_CONFIG_HOME="$1/config" \
+    ${ASAN_OPTIONS+ASAN_OPTIONS="$ASAN_OPTIONS"} \
     /lib/systemd/systemd --user --unit=basic.target --log-target=console
 "#;
 
