@@ -34,8 +34,9 @@ const VERSION: u32 = 1;
 /// More than any message.
 const MOST: usize = 64 << 10;
 
-/// How long the daemon waits for a message of who has connected: nothing else is done meanwhile.
-const DAEMONS_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the daemon waits for a message of who has connected: nothing else is done meanwhile. He
+/// sends it at once, but where every CPU is wanted he may have none between the two.
+const DAEMONS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the daemon's answer may take: it may start a program first.
 const PATIENCE: Duration = Duration::from_secs(30);
