@@ -22,16 +22,14 @@ class Engine:
     def __enter__(self):
         os.makedirs(f"{self.directory}/root/bin")
         self.log = open(f"{self.directory}/log", "w", encoding="utf-8")
-        self.process = subprocess.Popen(
-            ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2",
-             "--exec-opt=native.cgroupdriver=cgroupfs",
-             f"--data-root={self.directory}/data", f"--exec-root={self.directory}/state",
-             f"--pidfile={self.directory}/pid", f"--host=unix://{self.directory}/socket"],
-            stdout=self.log, stderr=self.log)
+        self.process = self.dockerd()
         try:
             deadline = time.monotonic() + PATIENCE
             while subprocess.run([*self.docker, "version"], capture_output=True, check=False).returncode:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+                assert time.monotonic() < deadline, self.said()
+                # It gives its containerd 15 seconds to start, which is little where code is emulated.
+                if self.process.poll() is not None:
+                    self.process = self.dockerd()
                 time.sleep(0.2)
             output("cp", "/bin/busybox", f"{self.directory}/root/bin/busybox")
             output("chroot", f"{self.directory}/root", "/bin/busybox", "--install", "-s", "/bin")
@@ -40,6 +38,14 @@ class Engine:
             self.__exit__()
             raise
         return self
+
+    def dockerd(self):
+        return subprocess.Popen(
+            ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2",
+             "--exec-opt=native.cgroupdriver=cgroupfs",
+             f"--data-root={self.directory}/data", f"--exec-root={self.directory}/state",
+             f"--pidfile={self.directory}/pid", f"--host=unix://{self.directory}/socket"],
+            stdout=self.log, stderr=self.log)
 
     def said(self):
         with open(f"{self.directory}/log", encoding="utf-8") as log:
