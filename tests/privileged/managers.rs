@@ -4,7 +4,10 @@
 //! Needs what [`crate::engine`] needs, and systemd.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
+use std::fs;
+
 use super::docker::Stage;
+use super::engine::cgroups;
 use super::life::{name, program};
 use super::run::{Container, ending, eventually, output_of};
 
@@ -73,10 +76,32 @@ END
 exec /lib/systemd/systemd --unit=probe.service --log-target=null --show-status=0
 "#;
 
+/// What systemd makes of itself in the hierarchy that has no controller, where a container of `run` has no
+/// cgroup of its own; removed when dropped.
+struct OfSystemd(Vec<&'static str>);
+
+impl OfSystemd {
+    /// Nothing that is there already.
+    fn new() -> OfSystemd {
+        let names = ["init.scope", "system.slice"].into_iter();
+        OfSystemd(names.filter(|name| cgroups(name).is_empty()).collect())
+    }
+}
+
+impl Drop for OfSystemd {
+    fn drop(&mut self) {
+        eventually("the cgroups of systemd are empty", || {
+            let mut left = self.0.iter().flat_map(|name| cgroups(name));
+            left.all(|cgroup| fs::remove_dir(cgroup).is_ok())
+        });
+    }
+}
+
 /// It moves itself to /init.scope and its services further down, with limits of theirs. The
 /// machine is still the container.
 #[test]
 fn below_systemd_the_container() {
+    let _of_systemd = OfSystemd::new();
     let name = name("systemd");
     let options = ["--name", &name, "--privileged", "-m", "200m", "--network", "none"];
     let container = Container::start(&[&options[..], &["-e", "container=other"]].concat(), SYSTEMD);
