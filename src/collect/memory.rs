@@ -35,26 +35,27 @@ impl SwapView {
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
         let host = self.kernel.proc.shared_record("meminfo")?;
-        let memory = self.memory(scope, &host)?;
+        let memory = self.memory(scope, &Meminfo::parse(&host))?;
         Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let meminfo = self.kernel.proc.shared_record("meminfo")?;
-        let host = self.kernel.proc.shared("swaps")?;
-        if Meminfo::parse(&meminfo).swap_total == Bytes(0) {
+        let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
+        let (total, free) = if machine.swap_total == Bytes(0) {
             // Nobody has any: a cgroup need only be there.
             scope.levels(&self.kernel, Controller::Memory);
-            return Ok(Some(Facts::Swaps { host, total: Bytes(0), used: Bytes(0) }));
-        }
-        let Some(memory) = self.memory(scope, &meminfo)? else { return Ok(None) };
-        let total = memory.swap_total;
-        Ok(Some(Facts::Swaps { host, total, used: total - memory.swap_free }))
+            (Bytes(0), Bytes(0))
+        } else {
+            let Some(memory) = self.memory(scope, &machine)? else { return Ok(None) };
+            (memory.swap_total, memory.swap_free)
+        };
+        let host = self.kernel.proc.shared("swaps")?;
+        Ok(Some(Facts::Swaps { host, total, used: total - free }))
     }
 
     pub(super) fn vmstat(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.shared_record("meminfo")?;
-        let Some((memory, events)) = self.memory_and_events(scope, &host)? else {
+        let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
+        let Some((memory, events)) = self.memory_and_events(scope, &machine)? else {
             return Ok(None);
         };
         Ok(Some(Facts::Vmstat {
@@ -86,7 +87,7 @@ impl Collector {
     }
 
     /// The container's memory; none where the host's is the truth.
-    pub(super) fn memory(&self, scope: &Scope<'_>, host: &[u8]) -> Result<Option<Memory>> {
+    pub(super) fn memory(&self, scope: &Scope<'_>, host: &Meminfo) -> Result<Option<Memory>> {
         Ok(self.memory_and_events(scope, host)?.map(|(memory, _)| memory))
     }
 
@@ -94,9 +95,8 @@ impl Collector {
     fn memory_and_events(
         &self,
         scope: &Scope<'_>,
-        host: &[u8],
+        host: &Meminfo,
     ) -> Result<Option<(Memory, MemoryEvents)>> {
-        let host = Meminfo::parse(host);
         let levels = scope.levels(&self.kernel, Controller::Memory);
         let Some(mut domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
             return Ok(None);
@@ -105,9 +105,9 @@ impl Collector {
             return Ok(None);
         }
         self.swap.apply(&mut domain);
-        let huge_pages = huge_pages(&self.kernel, scope, &host)?;
+        let huge_pages = huge_pages(&self.kernel, scope, host)?;
         let overcommit = Overcommit::read(&self.kernel);
-        Ok(Some((model(&host, &domain, &huge_pages, overcommit), domain.events)))
+        Ok(Some((model(host, &domain, &huge_pages, overcommit), domain.events)))
     }
 }
 
