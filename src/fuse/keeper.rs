@@ -25,6 +25,7 @@ use super::control::{
 };
 use super::daemon::{END, Keeping, Mended, Options, RELOAD, TOGGLE, next_signal};
 use super::handover::{FdStore, Handed, Program, State, is_over};
+use super::hang::{Progress, Watch};
 use super::mountpoint::{Claim, Mounted};
 use super::notify::notify;
 use super::pidfile::Pidfile;
@@ -43,6 +44,13 @@ const PROVEN: Duration = Duration::from_secs(1);
 /// How many workers in a row may crash before they have proven themselves. There is a request
 /// that they cannot bear, and it would be sent to the next one too.
 const MOST_CRASHES: u32 = 5;
+
+/// How long a worker has to live for its end in a hang to be no sign that the next one will hang as
+/// well, at the same request, which is sent to it again. Far longer than it takes to notice one.
+const PROVEN_NOT_TO_HANG: Duration = Duration::from_secs(60);
+
+/// How many workers in a row may hang before that.
+const MOST_HANGS: u32 = 2;
 
 /// Between two workers that do not become ready; twice as long each time.
 const FIRST_DELAY: Duration = Duration::from_millis(10);
@@ -69,6 +77,10 @@ struct Worker {
     /// Where it says that it is ready; none once it has.
     report: Option<io::PipeReader>,
     started: Instant,
+    progress: Arc<Progress>,
+    watch: Watch,
+    /// Whether it was found to hang, and is killed.
+    hangs: bool,
 }
 
 impl Worker {
@@ -84,6 +96,8 @@ struct Luck {
     failures: u32,
     /// Workers in a row that crashed soon after.
     crashes: u32,
+    /// Workers in a row that hung.
+    hangs: u32,
     /// Since when there is none that is ready.
     waiting_since: Option<Instant>,
     /// When to start the next one.
@@ -126,6 +140,7 @@ enum Event {
     Signal(Signal),
     WorkerReports,
     WorkerEnded,
+    WorkerIsBusy,
     Asked,
     Time,
 }
@@ -239,6 +254,7 @@ impl<'a> Keeper<'a> {
                 Event::Signal(signal) => self.obey(signal),
                 Event::WorkerReports => self.hear_worker(),
                 Event::WorkerEnded => self.follow_worker(),
+                Event::WorkerIsBusy => self.look_at_worker(),
                 Event::Asked => self.answer(),
                 Event::Time => {
                     self.give_up_if_in_vain();
@@ -261,11 +277,13 @@ impl<'a> Keeper<'a> {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let report = self.worker.as_ref().and_then(|worker| worker.report.as_ref());
         let pidfd = self.worker.as_ref().map(|worker| &worker.pidfd);
+        let progress = self.worker.as_ref().map(|worker| worker.progress.as_fd());
         // In the order in which they are looked at: a report before the end that follows it.
-        let sources: [Option<BorrowedFd>; 4] = [
+        let sources: [Option<BorrowedFd>; 5] = [
             report.map(AsFd::as_fd),
             pidfd.map(AsFd::as_fd),
             Some(self.signals.as_fd()),
+            progress,
             self.control.as_ref().map(AsFd::as_fd),
         ];
         let mut ready: Vec<PollFd> =
@@ -276,12 +294,13 @@ impl<'a> Keeper<'a> {
             Err(error) => return Err(Error::io("wait for", "a worker", error)),
         }
         let mut ready = ready.iter().map(|fd| fd.any() == Some(true));
-        let [reports, ended, signal, asked] =
+        let [reports, ended, signal, busy, asked] =
             sources.map(|source| source.is_some() && ready.next() == Some(true));
-        Ok(match (reports, ended, signal, asked) {
+        Ok(match (reports, ended, signal, busy, asked) {
             (true, ..) => Event::WorkerReports,
             (_, true, ..) => Event::WorkerEnded,
-            (_, _, true, _) => next_signal(self.signals)?.map_or(Event::Time, Event::Signal),
+            (_, _, true, ..) => next_signal(self.signals)?.map_or(Event::Time, Event::Signal),
+            (.., true, _) => Event::WorkerIsBusy,
             (.., true) => Event::Asked,
             _ => Event::Time,
         })
@@ -363,16 +382,24 @@ impl<'a> Keeper<'a> {
         let failed = |error| Error::io("start", "a worker", error);
         let (report, reports) = io::pipe().map_err(failed)?;
         let parent = nix::unistd::getpid();
-        let child = process::fork(|| self.work(reports, parent)).map_err(failed)?;
-        let (pid, pidfd) = (child.pid, child.pidfd);
-        self.worker = Some(Worker { pid, pidfd, report: Some(report), started: Instant::now() });
+        let progress = Arc::new(Progress::new(self.options.workers()).map_err(failed)?);
+        let child = process::fork(|| self.work(reports, &progress, parent)).map_err(failed)?;
+        self.worker = Some(Worker {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            report: Some(report),
+            started: Instant::now(),
+            progress,
+            watch: Watch::default(),
+            hangs: false,
+        });
         Ok(())
     }
 
     /// The worker: returns its exit status.
-    fn work(&self, mut report: io::PipeWriter, parent: Pid) -> u8 {
+    fn work(&self, mut report: io::PipeWriter, progress: &Arc<Progress>, parent: Pid) -> u8 {
         let Some(connection) = &self.connection else { return FAILED };
-        let session = match self.session(connection, &report, parent) {
+        let session = match self.session(connection, &report, progress, parent) {
             Ok(session) => session,
             Err(error) => {
                 // Whoever reads it may be gone.
@@ -396,14 +423,17 @@ impl<'a> Keeper<'a> {
         &self,
         connection: &Connection,
         report: &io::PipeWriter,
+        progress: &Arc<Progress>,
         parent: Pid,
     ) -> Result<Session> {
         let failed = |error: io::Error| Error::io("start", "a worker", error);
         process::end_with_parent(parent).map_err(failed)?;
-        process::close_all_but(&[connection.device.as_fd(), report.as_fd()]).map_err(failed)?;
+        let kept = [connection.device.as_fd(), report.as_fd(), progress.as_fd()];
+        process::close_all_but(&kept).map_err(failed)?;
         rustix::thread::set_name(c"lxcfs-rs-worker").map_err(|errno| failed(errno.into()))?;
         let vfs = self.keeping.vfs.make(self.mounted.path(), Arc::clone(&self.kept))?;
-        let session = Session::new(connection, Arc::new(vfs), self.options.workers())?;
+        let (vfs, progress) = (Arc::new(vfs), Some(Arc::clone(progress)));
+        let session = Session::watched(connection, vfs, self.options.workers(), progress)?;
         // Before it has a second thread, and before it has read a request.
         privilege::give_up();
         Ok(session)
@@ -450,6 +480,21 @@ impl<'a> Keeper<'a> {
         ControlFlow::Continue(())
     }
 
+    /// Looks whether a worker that has something to do hangs, and ends one that does.
+    fn look_at_worker(&mut self) -> ControlFlow<Ended> {
+        let Some(worker) = &mut self.worker else { return ControlFlow::Continue(()) };
+        if let Some(hang) = worker.watch.look(&worker.progress, worker.pid)
+            && !worker.hangs
+        {
+            log::error!("worker {} hangs: {hang}", worker.pid);
+            self.kept.count(Counter::Hangs);
+            worker.hangs = true;
+            // Gone already is as well.
+            let _ = nix::sys::signal::kill(worker.pid, Signal::SIGKILL);
+        }
+        ControlFlow::Continue(())
+    }
+
     /// Sees to what comes after a worker.
     fn follow_worker(&mut self) -> ControlFlow<Ended> {
         let Some(worker) = self.worker.take() else { return ControlFlow::Continue(()) };
@@ -474,6 +519,13 @@ impl<'a> Keeper<'a> {
         if self.luck.crashes >= MOST_CRASHES {
             log::error!("{MOST_CRASHES} workers crashed in a row; giving their requests up");
             self.luck.crashes = 0;
+            self.give_up();
+        }
+        let hangs_again = worker.hangs && worker.started.elapsed() < PROVEN_NOT_TO_HANG;
+        self.luck.hangs = if hangs_again { self.luck.hangs + 1 } else { u32::from(worker.hangs) };
+        if self.luck.hangs >= MOST_HANGS {
+            log::error!("{MOST_HANGS} workers in a row hung; giving their requests up");
+            self.luck.hangs = 0;
             self.give_up();
         }
         ControlFlow::Continue(())

@@ -17,13 +17,15 @@
 //!
 //! A daemon is a [`daemon`] from its start to its end; in it a keeper (`keeper.rs`) holds the
 //! [`connection`], and a worker, its child, runs a [`session`] with few rights (`privilege.rs`). How a connection gets to another
-//! program is in `handover.rs`, what a daemon can be asked in [`control`].
+//! program is in `handover.rs`, what a daemon can be asked in [`control`], and how it is noticed that a worker hangs
+//! in `hang.rs`.
 
 pub mod connection;
 pub mod control;
 pub mod daemon;
 mod fair;
 mod handover;
+mod hang;
 mod keeper;
 mod mountpoint;
 mod notify;
@@ -81,6 +83,7 @@ impl Adapter {
         if !self.load.is_nearly_full() {
             return None;
         }
+        let _turn = self.load.turn();
         let bucket = self.fairness.exceeds(tid, || self.vfs.container_number(tid));
         bucket.inspect(|_| self.vfs.kept().count(Counter::PutAside))
     }
@@ -93,6 +96,7 @@ impl Adapter {
 
     /// The same by a thread that is no worker.
     fn ask_aside<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
+        let _turn = self.load.turn();
         guarded(|| question(&self.vfs)).map_err(|error| {
             if !matches!(error, Error::NotFound) {
                 self.vfs.kept().count(Counter::Errors);

@@ -42,7 +42,7 @@ const ALLOWED: &[&[&str]] = &[
     // Waiting.
     &[
         "poll", "ppoll", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2",
-        "nanosleep", "clock_nanosleep", "restart_syscall",
+        "nanosleep", "clock_nanosleep", "timerfd_settime", "restart_syscall",
     ],
     // Memory and threads.
     &[

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::hang::{Progress, Turn};
 use crate::error::{self, Result};
 use crate::procfs::process::parse_stat;
 
@@ -32,6 +33,8 @@ pub(super) struct Load {
     /// Whether somebody sees to it.
     is_watched: AtomicBool,
     watch: Mutex<Option<Thread>>,
+    /// Where a keeper is told of every request.
+    progress: Option<Arc<Progress>>,
 }
 
 /// A request that is being answered.
@@ -40,8 +43,13 @@ pub(super) struct Answering<'a>(&'a Load);
 
 impl Load {
     /// So many workers, all idle.
-    pub(super) fn new(workers: usize) -> Load {
-        Load { workers: AtomicUsize::new(workers), ..Load::default() }
+    pub(super) fn new(workers: usize, progress: Option<Arc<Progress>>) -> Load {
+        Load { workers: AtomicUsize::new(workers), progress, ..Load::default() }
+    }
+
+    /// This thread, a worker or another one, is at a request.
+    pub(super) fn turn(&self) -> Option<Turn<'_>> {
+        self.progress.as_deref().map(Progress::begin)
     }
 
     /// A worker has something to do.
@@ -131,7 +139,7 @@ mod tests {
 
     #[test]
     fn workers_come_when_all_are_held_up_and_only_then() {
-        let load = Arc::new(Load::new(2));
+        let load = Arc::new(Load::new(2, None));
         let (started, starts) = channel();
         watch(Arc::clone(&load), move || {
             started.send(()).unwrap();

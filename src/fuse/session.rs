@@ -15,6 +15,7 @@ use fuser::{Config, SessionACL};
 use super::Adapter;
 use super::connection::{Connection, DEVICE, open_session};
 use super::fair::Fairness;
+use super::hang::Progress;
 use super::relief::{self, Load, RELIEF};
 use crate::error::{Error, Result};
 use crate::sys::fuse::{Answer, ask_in_child, clone_device, replace_descriptor};
@@ -43,11 +44,24 @@ impl Session {
     /// # Errors
     /// What the handshake with fuser and the kernel answer.
     pub fn new(connection: &Connection, vfs: Arc<Vfs>, workers: usize) -> Result<Session> {
+        Session::watched(connection, vfs, workers, None)
+    }
+
+    /// The same, with somebody who is told of every request.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub(super) fn watched(
+        connection: &Connection,
+        vfs: Arc<Vfs>,
+        workers: usize,
+        progress: Option<Arc<Progress>>,
+    ) -> Result<Session> {
         let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);
         let connection = connection.try_clone().map_err(failed("duplicate"))?;
         let lost = vfs.take_lost_waiters();
-        let (load, fairness) = (Arc::new(Load::new(workers)), Arc::new(Fairness::new()));
-        let source = Source { connection, vfs, load, fairness };
+        let (load, fairness) = (Load::new(workers, progress), Arc::new(Fairness::new()));
+        let source = Source { connection, vfs, load: Arc::new(load), fairness };
         let session = source.session(workers)?;
         let mut device =
             File::from(source.connection.device.try_clone().map_err(failed("duplicate"))?);

@@ -7,6 +7,8 @@ use crate::units::Nsec;
 pub struct Stat {
     /// Field 3, one letter: `R` runs or is runnable, `D` waits uninterruptibly.
     pub state: u8,
+    /// Field 14, CPU time used in the program and not in the kernel; a resolution of one tick.
+    pub user: Nsec,
     /// Field 22, CLOCK_BOOTTIME of the host's clock when the process started; a resolution of
     /// one tick.
     pub start_time: Nsec,
@@ -16,13 +18,16 @@ pub struct Stat {
 /// parentheses, so fields count from the last `)`.
 #[must_use]
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
-    const START_TIME_AFTER_NAME: usize = 19;
+    const BEFORE_USER: usize = 10;
+    const BEFORE_START_TIME: usize = 7;
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let fields = std::str::from_utf8(&text[name_end + 1..]).ok()?;
     let mut fields = fields.split_ascii_whitespace();
     let &[state] = fields.next()?.as_bytes() else { return None };
-    let ticks = fields.nth(START_TIME_AFTER_NAME - 1)?.parse().ok()?;
-    Some(Stat { state, start_time: Nsec::from_ticks(ticks) })
+    let mut next = |skipped: usize| fields.nth(skipped)?.parse().ok().map(Nsec::from_ticks);
+    let user = next(BEFORE_USER)?;
+    let start_time = next(BEFORE_START_TIME)?;
+    Some(Stat { state, user, start_time })
 }
 
 /// The value of one line of `/proc/PID/status`, `proc_pid_status(5)`.
@@ -46,6 +51,12 @@ pub fn parse_thread_group(status: &[u8]) -> Option<u32> {
 #[must_use]
 pub fn parse_state(status: &[u8]) -> Option<u8> {
     status_value(status, "State")?.bytes().next()
+}
+
+/// `voluntary_ctxt_switches`: how often it has begun to wait for something.
+#[must_use]
+pub fn parse_voluntary_switches(status: &[u8]) -> Option<u64> {
+    status_value(status, "voluntary_ctxt_switches")?.parse().ok()
 }
 
 /// `CapEff`: the effective capabilities, capabilities(7), a bit for each.
@@ -88,7 +99,7 @@ mod tests {
     fn fields_count_from_the_last_parenthesis() {
         let stat = parse_stat(STAT).unwrap();
         assert_eq!(stat.state, b'S');
-        assert_eq!(stat.start_time, Nsec::from_ticks(4711));
+        assert_eq!((stat.user, stat.start_time), (Nsec::from_ticks(1), Nsec::from_ticks(4711)));
         for bad in [&b"42 (a"[..], b"42 (a) S 1", b"", b"42 (a) SS 1"] {
             assert_eq!(parse_stat(bad), None);
         }
@@ -100,6 +111,8 @@ mod tests {
         assert_eq!(parse_thread_group(status), Some(7));
         assert_eq!(parse_state(b"Name:\tx\nState:\tD (disk sleep)\n"), Some(b'D'));
         assert_eq!(parse_state(status), None);
+        let switches = b"voluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t3\n";
+        assert_eq!(parse_voluntary_switches(switches), Some(150));
         assert_eq!(parse_state(b"State:\t\n"), None);
         assert_eq!(parse_ns_pids(status), Some(vec![9, 3, 1]));
         assert_eq!(parse_thread_group(b"Pid:\t9\n"), None);

@@ -80,6 +80,8 @@ pub enum Counter {
     Dead = 14,
     /// Reads that waited because their container had had more than its share.
     PutAside = 15,
+    /// Workers that were ended because they hung.
+    Hangs = 16,
 }
 
 /// What has been counted, for people: since the connection was made, or, where it says "now", at
@@ -94,6 +96,8 @@ pub struct Counted {
     pub fallbacks: u64,
     /// Reads that waited because their container had had more than its share.
     pub put_aside: u64,
+    /// Workers that were ended because they hung.
+    pub hangs: u64,
     /// Workers that went on where one had ended.
     pub resumes: u64,
     /// Programs that went on where another had ended.
@@ -275,8 +279,9 @@ impl Kept {
 
     /// Takes over what `before` has counted, and what readers are shown.
     pub fn go_on_counting(&self, before: &Kept) {
-        const COUNTS: [Counter; 9] = [
+        const COUNTS: [Counter; 10] = [
             Counter::PutAside,
+            Counter::Hangs,
             Counter::Reads,
             Counter::Errors,
             Counter::Fallbacks,
@@ -300,6 +305,7 @@ impl Kept {
             errors: self.get(Counter::Errors),
             fallbacks: self.get(Counter::Fallbacks),
             put_aside: self.get(Counter::PutAside),
+            hangs: self.get(Counter::Hangs),
             resumes: self.get(Counter::Resumes),
             upgrades: self.get(Counter::Upgrades),
             reconnections: self.get(Counter::Reconnections),

@@ -445,8 +445,8 @@ fn without_workers_readers_get_an_error_in_bounded_time() {
     let worker = worker_of(daemon.pid());
     kill(worker, Signal::SIGSTOP).unwrap();
     let reader = thread::spawn(move || file.read_at(&mut [0; 100], 0));
-    // A worker that hangs is not noticed; one that is killed with a keeper that is stopped is
-    // replaced as soon as that goes on.
+    // A worker that somebody has stopped is left alone; one that is killed with a keeper that is
+    // stopped is replaced as soon as that goes on.
     daemon.signal(Signal::SIGSTOP);
     kill(worker, Signal::SIGKILL).unwrap();
     daemon.signal(Signal::SIGCONT);

@@ -7,6 +7,7 @@ mod docker;
 mod engine;
 mod exec;
 mod flags;
+mod hang;
 mod hostile_payloads;
 mod hostile_readers;
 mod keeper;
