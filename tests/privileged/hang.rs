@@ -15,6 +15,7 @@ use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lxcfs_rs::procfs::process::parse_voluntary_switches;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -161,4 +162,24 @@ fn a_worker_that_the_kernel_holds_up_is_left_alone() {
     assert_eq!(status(&place)["hangs"], 0);
     kill(worker, Signal::SIGKILL).unwrap();
     assert_eq!(problem("uptime", &waits.join().unwrap().unwrap(), 0), None);
+}
+
+/// How often all threads of a process have begun to wait.
+fn waits(pid: Pid) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = threads.map(|thread| fs::read(thread.unwrap().path().join("status")).unwrap());
+    status.map(|status| parse_voluntary_switches(&status).unwrap()).sum()
+}
+
+#[test]
+fn nobody_wakes_up_while_nobody_reads() {
+    let place = Place::new();
+    let daemon = start(&place);
+    assert!(fs::read_to_string(place.meminfo()).is_ok());
+    let processes = [daemon.pid(), worker_of(daemon.pid())];
+    eventually("a rest of three seconds", || {
+        let before = processes.map(waits);
+        thread::sleep(Duration::from_secs(3));
+        processes.map(waits) == before
+    });
 }
