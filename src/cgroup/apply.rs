@@ -1,4 +1,6 @@
-//! Cgroups of our own: made on every hierarchy, limited, joined and removed again.
+//! Cgroups of our own: made on every hierarchy, limited, joined and removed again. Also on those of v1
+//! that have no controller, `name=systemd` for one: a container that has none of its own there would
+//! make its cgroups in the host's.
 //!
 //! A container's cgroup is `/lxcfs-rs/ID` below what each hierarchy's mount shows at its top:
 //! the hierarchy's root on a host, the container's own cgroup inside a container, so that a
@@ -88,12 +90,12 @@ pub struct Place<'a> {
     pub dir: &'a Path,
 }
 
-/// The hierarchies that containers have cgroups on. Named v1 hierarchies are not among them:
-/// they are systemd's and account for nothing.
-fn used(layout: &Layout) -> impl DoubleEndedIterator<Item = &Hierarchy> {
-    let is_named =
-        |hierarchy: &&Hierarchy| hierarchy.controllers.iter().any(|name| name.starts_with("name="));
-    layout.hierarchies.iter().filter(move |hierarchy| !is_named(hierarchy))
+/// The hierarchies, the same one first for everybody: by its lock it is told whether a container's
+/// runtime lives, and who runs elsewhere may have them mounted in another order.
+fn in_order(layout: &Layout) -> Vec<&Hierarchy> {
+    let mut hierarchies: Vec<&Hierarchy> = layout.hierarchies.iter().collect();
+    hierarchies.sort_by_key(|hierarchy| &hierarchy.controllers);
+    hierarchies
 }
 
 /// The directory of the container `id` on a hierarchy.
@@ -111,7 +113,7 @@ impl Cgroups {
         // A v1 hierarchy does it where there is one.
         let has_device_program =
             limits.devices == DeviceAccess::Usual && layout.controller("devices").is_none();
-        for hierarchy in used(layout) {
+        for hierarchy in in_order(layout) {
             let controllers = match hierarchy.version {
                 Version::V1 => &hierarchy.controllers,
                 Version::V2 => &layout.unified_controllers,
@@ -188,7 +190,7 @@ impl Cgroups {
     /// The directory on cgroup2 that could not be opened.
     pub fn of_running(layout: &Layout, id: &str, init: &[Membership]) -> Result<Cgroups> {
         let mut cgroups = Cgroups { made: Vec::new(), lock: None, unified: None };
-        for hierarchy in used(layout) {
+        for hierarchy in in_order(layout) {
             let mut dir = dir_of(hierarchy, id);
             if hierarchy.version == Version::V2 {
                 dir = where_processes_may_be(dir, id, init)?;
@@ -256,7 +258,7 @@ fn where_processes_may_be(dir: PathBuf, id: &str, init: &[Membership]) -> Result
 /// Whether the runtime that made the cgroups of the container `id` still lives.
 #[must_use]
 pub fn is_owned(layout: &Layout, id: &str) -> bool {
-    let Some(first) = used(layout).next() else { return false };
+    let Some(first) = in_order(layout).first().copied() else { return false };
     let Ok(handle) = File::open(dir_of(first, id)) else { return false };
     let locked = Flock::lock(handle, FlockArg::LockSharedNonblock);
     matches!(locked, Err((_, Errno::EWOULDBLOCK)))
@@ -270,7 +272,7 @@ pub fn is_owned(layout: &Layout, id: &str) -> bool {
 /// The first that could not be removed; the others are removed nevertheless.
 pub fn sweep(layout: &Layout, forget: impl Fn(&str)) -> Result<()> {
     let mut result = Ok(());
-    let Some(first) = used(layout).next() else { return result };
+    let Some(first) = in_order(layout).first().copied() else { return result };
     for dir in children(&first.mount_point.join(PARENT)) {
         let Some(id) = dir.file_name().and_then(OsStr::to_str) else { continue };
         // Gone already, or its owner lives.
@@ -278,10 +280,11 @@ pub fn sweep(layout: &Layout, forget: impl Fn(&str)) -> Result<()> {
         let Ok(_lock) = Flock::lock(handle, FlockArg::LockExclusiveNonblock) else { continue };
         log::debug!("{}: its runtime is gone, removing it", dir.display());
         forget(id);
-        let dirs: Vec<PathBuf> = used(layout).rev().map(|level| dir_of(level, id)).collect();
+        let dirs = in_order(layout).into_iter().rev().map(|hierarchy| dir_of(hierarchy, id));
+        let dirs: Vec<PathBuf> = dirs.collect();
         result = result.and(remove_all(dirs.iter().map(PathBuf::as_path)));
     }
-    for hierarchy in used(layout) {
+    for hierarchy in in_order(layout) {
         // It had not come to hold anything; or it holds something.
         let _ = fs::remove_dir(hierarchy.mount_point.join(PARENT));
     }

@@ -44,6 +44,7 @@ impl CgroupView {
                 .controllers
                 .iter()
                 .filter(|controller| Path::new(controller) != name)
+                .filter(|controller| !controller.starts_with("name="))
                 .cloned()
                 .collect();
             hierarchies.push(HierarchyView { mount, version: place.version, name, links });

@@ -41,8 +41,6 @@ def in_own_cgroups(arguments):
     name = f"lxcfs-rs-kills-{os.getpid()}"
     tops = []
     for kind, place, options in hierarchies():
-        if "name=" in options:
-            continue
         top = f"{place}/{name}"
         os.mkdir(top)
         tops.append(top)
@@ -85,8 +83,6 @@ def until(what, done):
 def isolate():
     """Mounts this cgroup namespace's hierarchies over the machine's, and an empty /run."""
     for kind, place, options in hierarchies():
-        if "name=" in options:
-            continue
         if kind == "cgroup2":
             command = ["mount", "-t", "cgroup2", "cgroup2", place]
         else:
@@ -103,16 +99,14 @@ def isolate():
 
 
 def container_cgroups():
-    tops = [f"{place}/lxcfs-rs" for _, place, options in hierarchies() if "name=" not in options]
+    tops = [f"{place}/lxcfs-rs" for _, place, _ in hierarchies()]
     return [top for top in tops if os.path.exists(top)]
 
 
 def processes():
     """All that run in these cgroups, but this process; the dead do not run."""
     found = set()
-    for _, place, options in hierarchies():
-        if "name=" in options:
-            continue
+    for _, place, _ in hierarchies():
         for path, _, _ in os.walk(place):
             found.update(int(pid) for pid in read(f"{path}/cgroup.procs").split())
     found.discard(os.getpid())

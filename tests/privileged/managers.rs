@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::docker::Stage;
 use super::engine::cgroups;
@@ -76,32 +77,13 @@ END
 exec /lib/systemd/systemd --unit=probe.service --log-target=null --show-status=0
 "#;
 
-/// What systemd makes of itself in the hierarchy that has no controller, where a container of `run` has no
-/// cgroup of its own; removed when dropped.
-struct OfSystemd(Vec<&'static str>);
-
-impl OfSystemd {
-    /// Nothing that is there already.
-    fn new() -> OfSystemd {
-        let names = ["init.scope", "system.slice"].into_iter();
-        OfSystemd(names.filter(|name| cgroups(name).is_empty()).collect())
-    }
-}
-
-impl Drop for OfSystemd {
-    fn drop(&mut self) {
-        eventually("the cgroups of systemd are empty", || {
-            let mut left = self.0.iter().flat_map(|name| cgroups(name));
-            left.all(|cgroup| fs::remove_dir(cgroup).is_ok())
-        });
-    }
-}
-
 /// It moves itself to /init.scope and its services further down, with limits of theirs. The
-/// machine is still the container.
+/// machine is still the container; and all that it makes lies in that.
 #[test]
 fn below_systemd_the_container() {
-    let _of_systemd = OfSystemd::new();
+    // Unless systemd is the machine's too.
+    let names = ["init.scope", "system.slice"].into_iter().filter(|name| cgroups(name).is_empty());
+    let names: Vec<&str> = names.collect();
     let name = name("systemd");
     let options = ["--name", &name, "--privileged", "-m", "200m", "--network", "none"];
     let container = Container::start(&[&options[..], &["-e", "container=other"]].concat(), SYSTEMD);
@@ -115,7 +97,15 @@ fn below_systemd_the_container() {
     let limit = "cat /sys/fs/cgroup/memory/system.slice/probe.service/memory.limit_in_bytes";
     assert_eq!(output_of(exec(limit)), "52428800\n");
     assert!(output_of(exec("cat /proc/1/cgroup")).contains(":/init.scope\n"));
+    let first = fs::read_to_string(format!("/proc/{}/cgroup", container.init())).unwrap();
+    let outside: Vec<PathBuf> = names.into_iter().flat_map(cgroups).collect();
     let totals = output_of(exec("grep MemTotal /proc/meminfo; free -m | awk '/^Mem/ {print $2}'"));
     assert_eq!(totals, "MemTotal:         204800 kB\n200\n");
     drop(container);
+    eventually("nothing outside", || {
+        outside.iter().all(|cgroup| fs::remove_dir(cgroup).is_ok() || !cgroup.exists())
+    });
+    assert_eq!(outside, Vec::<PathBuf>::new());
+    let is_inside = |line: &str| line.splitn(3, ':').nth(2).unwrap().starts_with("/lxcfs-rs/");
+    assert!(first.lines().all(is_inside), "{first}");
 }
