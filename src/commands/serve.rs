@@ -99,11 +99,12 @@ impl Daemon {
 
 /// Gives containers living files for dead ones.
 fn heal_containers(mountpoint: &Path) -> Result<Mended> {
-    let Healed { healed, left, .. } = heal(mountpoint)?;
+    let Healed { healed, left, others, .. } = heal(mountpoint)?;
     let line = |Place { pid, path, why }: &Place| {
         format!("process {pid}: {}: dead, and not healed: {why}", path.escape_debug())
     };
-    Ok(Mended { healed: healed.len() as u64, left: left.iter().map(line).collect() })
+    let left = left.iter().map(line).collect();
+    Ok(Mended { healed: healed.len() as u64, left, others: others as u64 })
 }
 
 impl MakeVfs for Daemon {

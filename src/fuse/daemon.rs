@@ -75,6 +75,8 @@ pub struct Mended {
     pub healed: u64,
     /// Those that do not, a line for each.
     pub left: Vec<String>,
+    /// How many would be mended were they not another daemon's, which lives.
+    pub others: u64,
 }
 
 /// Makes a worker's filesystem, for the mount point it is given.

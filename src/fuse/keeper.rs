@@ -56,9 +56,13 @@ const MOST_HANGS: u32 = 2;
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// How often containers are looked through for mounts whose daemon, lxcfs's or another one of ours,
-/// has ended.
+/// How long after a look through the containers, for mounts whose daemon has ended, the next one
+/// comes, as long as there is something to look for.
 const HEAL_EVERY: Duration = Duration::from_secs(60);
+
+/// Exit status of a healer that need not be followed by another one, and of any other.
+const NOTHING_TO_HEAL: u8 = 0;
+const LOOK_AGAIN: u8 = 1;
 
 /// What a worker sends that is ready; else it sends why it is not.
 const READY: &[u8] = b"\0";
@@ -122,8 +126,9 @@ pub(super) struct Keeper<'a> {
     luck: Luck,
     /// Processes that mend mounts in containers.
     healers: Vec<Pid>,
-    /// When to start the next one.
-    next_heal: Instant,
+    /// When to start the next one. New containers mount what is alive: once nothing was found
+    /// that is dead, or will be when another daemon ends, nobody looks again.
+    next_heal: Option<Instant>,
 }
 
 /// How serving ended.
@@ -195,7 +200,7 @@ impl<'a> Keeper<'a> {
             worker: None,
             luck: Luck::default(),
             healers: Vec::new(),
-            next_heal: Instant::now() + HEAL_EVERY,
+            next_heal: Some(Instant::now() + HEAL_EVERY),
         };
         if let Some(pid) = worker {
             end_worker(Pid::from_raw(pid));
@@ -258,7 +263,7 @@ impl<'a> Keeper<'a> {
                 Event::Asked => self.answer(),
                 Event::Time => {
                     self.give_up_if_in_vain();
-                    if self.next_heal <= Instant::now() {
+                    if self.is_heal_due() {
                         self.heal();
                     }
                     ControlFlow::Continue(())
@@ -271,10 +276,11 @@ impl<'a> Keeper<'a> {
     }
 
     fn wait(&self) -> Result<Event> {
-        let left = self.deadline().saturating_duration_since(Instant::now());
-        // Rounded up, so that it is due then.
-        let timeout =
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let timeout = self.deadline().map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that it is due then.
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
         let report = self.worker.as_ref().and_then(|worker| worker.report.as_ref());
         let pidfd = self.worker.as_ref().map(|worker| &worker.pidfd);
         let progress = self.worker.as_ref().map(|worker| worker.progress.as_fd());
@@ -307,13 +313,13 @@ impl<'a> Keeper<'a> {
     }
 
     /// When something is to be done though nothing happens.
-    fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Option<Instant> {
         let start = self.luck.next_start.filter(|_| self.worker.is_none());
         // A connection that was given up lets nobody wait.
         let patience = self.luck.waiting_since.map(|since| since + PATIENCE);
         let has_starting = self.worker.as_ref().is_some_and(|worker| !worker.is_ready());
         let patience = patience.filter(|_| self.connection.is_some() || has_starting);
-        start.into_iter().chain(patience).fold(self.next_heal, Instant::min)
+        [start, patience, self.next_heal].into_iter().flatten().min()
     }
 
     fn obey(&mut self, signal: Signal) -> ControlFlow<Ended> {
@@ -330,8 +336,15 @@ impl<'a> Keeper<'a> {
             self.toggle();
         } else {
             // SIGCHLD. The worker's end is seen by its pidfd.
-            self.healers.retain(|pid| {
-                matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
+            self.healers.retain(|pid| match waitpid(*pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => true,
+                ended => {
+                    let nothing = i32::from(NOTHING_TO_HEAL);
+                    if matches!(ended, Ok(WaitStatus::Exited(_, status)) if status == nothing) {
+                        self.next_heal = None;
+                    }
+                    false
+                }
             });
         }
         ControlFlow::Continue(())
@@ -579,9 +592,15 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
+    fn is_heal_due(&self) -> bool {
+        self.next_heal.is_some_and(|due| due <= Instant::now())
+    }
+
     /// Has a child mend what containers have mounted of connections that are no more.
     fn heal(&mut self) {
-        self.next_heal = Instant::now() + HEAL_EVERY;
+        // What begins while a daemon does may have mounted what was dead still.
+        let was_due = self.is_heal_due();
+        self.next_heal = Some(Instant::now() + HEAL_EVERY);
         if !self.healers.is_empty() {
             // It has not come to its end since: another one would not either.
             return;
@@ -594,7 +613,7 @@ impl<'a> Keeper<'a> {
                 .map_err(|error| Error::io("start", "a healer", error))
                 .and_then(|()| (self.keeping.heal)(self.mounted.path()));
             match done {
-                Ok(Mended { healed, left }) => {
+                Ok(Mended { healed, left, others }) => {
                     if healed > 0 {
                         log::info!("healed {healed} mounts in containers");
                         self.kept.add(Counter::Healed, healed);
@@ -602,10 +621,14 @@ impl<'a> Keeper<'a> {
                     let is_news = self.kept.get(Counter::Dead) != left.len() as u64;
                     self.kept.set(Counter::Dead, left.len() as u64);
                     left.iter().filter(|_| is_news).for_each(|line| log::warn!("{line}"));
+                    let is_over = was_due && healed == 0 && left.is_empty() && others == 0;
+                    if is_over { NOTHING_TO_HEAL } else { LOOK_AGAIN }
                 }
-                Err(error) => error::report(&error),
+                Err(error) => {
+                    error::report(&error);
+                    LOOK_AGAIN
+                }
             }
-            0
         };
         match process::fork(heal) {
             Ok(child) => self.healers.push(child.pid),

@@ -24,6 +24,10 @@ pub struct Healed {
     pub healed: Vec<Place>,
     /// What is dead still.
     pub left: Vec<Place>,
+    /// How many mounts were found that would have been healed, did not another daemon still serve
+    /// them.
+    #[serde(skip)]
+    pub others: usize,
 }
 
 /// A place at which a dead mount was found.
@@ -110,8 +114,8 @@ impl Healing {
     fn new(mountpoint: &Path, whose: Whose) -> Result<Healing> {
         let turn = Turn::take()?;
         let served = Served::at(mountpoint)?;
-        let deaths = Deaths::but(Some(served.device));
         let (hosts, healed) = (host_namespaces()?, Healed::default());
+        let deaths = Deaths::default();
         Ok(Healing { served, _turn: turn, whose, deaths, hosts, healed })
     }
 
@@ -121,7 +125,10 @@ impl Healing {
         let is_hosts = self.hosts.contains(&target.namespace);
         mounts.retain(|mount| !(is_hosts && mount.root == b"/"));
         mounts.retain(|mount| self.whose == Whose::All || self.served.succeeds(mount));
+        mounts.retain(|mount| mount.device != self.served.device);
+        let others = mounts.len();
         mounts.retain(|mount| self.deaths.is_dead(target, mount));
+        self.healed.others += others - mounts.len();
         if mounts.is_empty() {
             return Ok(());
         }

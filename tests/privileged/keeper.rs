@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::byhand::{Group, MIB, Plan, Reader, eventually};
 use crate::daemon::{Guarded, PROGRAM, Place, Served, serve, start, start_telling, worker_of};
 
-fn full() -> bool {
+pub(crate) fn full() -> bool {
     std::env::var_os("LXCFS_RS_FULL").is_some()
 }
 
