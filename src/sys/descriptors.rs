@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -30,6 +31,10 @@ const SHARE_SPARE: usize = 8;
 /// So many of that share are left to those without which nothing goes, where there are few.
 const LEFT: usize = 64;
 
+/// Asked for once: a new container's first read takes a dozen places.
+static MOST: LazyLock<usize> =
+    LazyLock::new(|| (limit() / SHARE_SPARE).saturating_sub(LEFT).min(MOST_SPARE));
+
 /// How many are held.
 static SPARE: AtomicUsize = AtomicUsize::new(0);
 
@@ -42,8 +47,7 @@ impl Place {
     #[must_use]
     pub fn take() -> Option<Place> {
         let place = Place(());
-        let most = (limit() / SHARE_SPARE).saturating_sub(LEFT).min(MOST_SPARE);
-        (SPARE.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+        (SPARE.fetch_add(1, Ordering::Relaxed) < *MOST).then_some(place)
     }
 }
 
