@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::container::{Cgroups, Container, Quota};
 use crate::daemon::{Activity, Footprint};
-use crate::measure::{check_content, check_length, median, spread};
+use crate::measure::{check_content, check_length, in_turn, median, spread};
 use crate::options::{File, Kind, Operation, Plan};
 use crate::reader::{Measure, Once, Outcome, Reader, percentile};
 use crate::report::{center, digits};
@@ -124,23 +124,12 @@ pub(crate) fn measure(
         for subject in subjects {
             first.push(crowd.read(known, subject)?);
         }
-        let mut in_turn = vec![Vec::new(); subjects.len()];
-        for round in 0..plan.rounds.max(LEAST_READS / containers) {
-            for turn in 0..subjects.len() {
-                let index = (round + turn) % subjects.len();
-                in_turn[index].extend(crowd.read(0, &subjects[index])?);
-            }
-        }
-        let mut rounds = vec![Vec::new(); subjects.len()];
-        for round in 0..plan.rounds {
-            for turn in 0..subjects.len() {
-                let index = (round + turn) % subjects.len();
-                rounds[index].push(crowd.read_again(plan, &subjects[index])?);
-            }
-        }
+        let passes = plan.rounds.max(LEAST_READS / containers);
+        let each = in_turn(passes, subjects, |subject| crowd.read(0, subject))?;
+        let rounds = in_turn(plan.rounds, subjects, |subject| crowd.read_again(plan, subject))?;
         let daemons = leave_alone(subjects)?;
-        let all = subjects.iter().zip(first).zip(in_turn).zip(rounds).zip(daemons);
-        measured.extend(all.map(|((((subject, first), in_turn), rounds), daemon)| Crowded {
+        let all = subjects.iter().zip(first).zip(each).zip(rounds).zip(daemons);
+        measured.extend(all.map(|((((subject, first), each), rounds), daemon)| Crowded {
             containers,
             subject: subject.kind,
             first: Quantiles::of(first),
@@ -149,7 +138,7 @@ pub(crate) fn measure(
                 p99: median(rounds.iter().map(|round| round.p99_ns.into())),
             },
             rounds,
-            in_turn: Quantiles::of(in_turn),
+            in_turn: Quantiles::of(each.concat()),
             daemon,
         }));
     }

@@ -82,30 +82,35 @@ pub(crate) fn block(
 ) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for &file in &plan.files {
-        let mut samples = vec![Vec::new(); subjects.len()];
-        for round in 0..plan.rounds {
-            for turn in 0..subjects.len() {
-                // Nobody always comes after the same one, nor always first.
-                let index = (round + turn) % subjects.len();
-                let subject = &subjects[index];
-                let sample = sample(plan, block, file, subject, container).with_context(|| {
-                    format!(
-                        "{}: {}: {}, readers: {}",
-                        subject.kind.name(),
-                        file.name(),
-                        block.operation.title(),
-                        block.readers
-                    )
-                })?;
-                samples[index].push(sample);
-            }
-        }
+        let samples = in_turn(plan.rounds, subjects, |subject| {
+            sample(plan, block, file, subject, container).with_context(|| {
+                format!("{}: {}, readers: {}", file.name(), block.operation.title(), block.readers)
+            })
+        })?;
         cells.extend(subjects.iter().zip(samples).map(|(subject, rounds)| {
             let median = Figures::of(&rounds);
             Cell { block, file, subject: subject.kind, median, rounds }
         }));
     }
     Ok(cells)
+}
+
+/// So many rounds, in each of which a sample is taken of all subjects: by subject.
+pub(crate) fn in_turn<Sample>(
+    rounds: usize,
+    subjects: &[Subject],
+    mut sample: impl FnMut(&Subject) -> Result<Sample>,
+) -> Result<Vec<Vec<Sample>>> {
+    let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        for turn in 0..subjects.len() {
+            // Nobody always comes after the same one, nor always first.
+            let index = (round + turn) % subjects.len();
+            let subject = &subjects[index];
+            samples[index].push(sample(subject).with_context(|| subject.kind.name())?);
+        }
+    }
+    Ok(samples)
 }
 
 pub(crate) fn footprints(subjects: &[Subject]) -> Result<Vec<Held>> {

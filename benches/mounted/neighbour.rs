@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::container::{Cgroups, Container, Quota};
-use crate::measure::{check_content, check_length, median, spread, task};
+use crate::measure::{check_content, check_length, in_turn, median, spread, task};
 use crate::options::{Block, File, Kind, Operation, Plan};
 use crate::reader::{Outcome, Reader};
 use crate::report::{center, digits};
@@ -55,18 +55,10 @@ pub(crate) fn measure(
 ) -> Result<Vec<Neighbour>> {
     let mut neighbours = Vec::new();
     for beside in situations(plan) {
-        let mut samples = vec![Vec::new(); subjects.len()];
-        for round in 0..plan.rounds {
-            for turn in 0..subjects.len() {
-                let index = (round + turn) % subjects.len();
-                let subject = &subjects[index];
-                let sample = sample(plan, operation, subject, container, cgroups, beside)
-                    .with_context(|| {
-                        format!("{}: {operation:?} beside {beside:?}", subject.kind.name())
-                    })?;
-                samples[index].push(sample);
-            }
-        }
+        let samples = in_turn(plan.rounds, subjects, |subject| {
+            sample(plan, operation, subject, container, cgroups, beside)
+                .with_context(|| format!("{operation:?} beside {beside:?}"))
+        })?;
         neighbours.extend(subjects.iter().zip(samples).map(|(subject, rounds)| {
             let over =
                 |figure: fn(&Sample) -> u32| median(rounds.iter().map(figure).map(f64::from));
