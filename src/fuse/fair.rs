@@ -1,136 +1,186 @@
-//! Whoever reads most waits, where there is not enough for all.
+//! Whoever asks most waits, where there is not enough for all.
 //!
-//! The kernel hands requests out in the order in which they came. A container with many readers that
-//! do nothing else would have others wait for all of them. So while every worker is busy, reads are
-//! counted by container, and those of one that has had far more than its share are put aside, for
-//! threads of their own, which take them in turn from each container.
+//! The kernel hands requests out in the order in which they came: those of one container with many
+//! readers that do nothing else would be answered before the one of another. So where others have
+//! asked lately, a container has half of the workers. What it asks beyond that is put aside, and so
+//! is what it asks while something of it waits there; threads of their own answer that, of each
+//! container one request at a time. A worker has then only taken it from the queue, which is a
+//! matter of microseconds.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
 
-/// How many threads answer what was put aside: as many as there are workers at least.
+use super::relief::{self, Load};
+use crate::error::{self, Error, Result};
+
+/// How many threads answer what was put aside, unless all of them are held up.
 const LANES: usize = 2;
 
-/// How many containers are told apart. Two of the same bucket are counted as one.
-const BUCKETS: usize = 64;
+/// What they are called.
+const LANE: &str = "aside";
+
+/// How many containers are told apart. Two of the same bucket count as one.
+const BUCKETS: usize = 1024;
 
 /// How many threads' containers are known at a time.
 const THREADS: usize = 1024;
 
-/// How long reads are counted together, in milliseconds.
-const WINDOW: u64 = 64;
+/// How long it is known of a thread which container it is in, in milliseconds.
+const KNOWN: u64 = 16_384;
 
-/// How many reads in a window are nothing.
-const FEW: u32 = 16;
+/// For how long others count that have asked, in milliseconds: most of those who read the files
+/// every now and then do so more often.
+const LATELY: u64 = 10_000;
 
-/// How many reads may be put aside; each holds its reader. Past that they are not.
+/// How many requests may be put aside; each holds its reader. Past that they are not.
 const MOST_ASIDE: usize = 4096;
 
 /// What is left of a request.
 type Rest = Box<dyn FnOnce() + Send>;
 
-/// Who has had how much.
+/// Who has how much.
 #[derive(Debug)]
 pub(super) struct Fairness {
-    start: Instant,
-    window: AtomicU64,
-    /// Reads in this window, by bucket.
-    reads: [AtomicU32; BUCKETS],
-    total: AtomicU32,
-    /// How many buckets had reads in the window before.
-    active: AtomicU32,
-
-    /// A thread (upper half), and the bucket and the window (lower) in which that was found out.
+    /// How many requests of each bucket workers are answering.
+    answering: [AtomicU32; BUCKETS],
+    /// A time (upper 48 bits), and the bucket that was then the last one to ask.
+    last: AtomicU64,
+    /// The same, of the last one that was not that.
+    other: AtomicU64,
+    /// A thread (upper half), and the period and the bucket (16 bits each) that were found out.
     threads: Box<[AtomicU64]>,
     aside: Arc<Aside>,
+    /// Whether there are threads that answer what was put aside; none before there is any.
+    has_lanes: OnceLock<bool>,
+}
+
+/// A request that a worker is to answer, until it has; of a container that is known.
+#[derive(Debug)]
+pub(super) struct Admitted<'a>(Option<&'a AtomicU32>);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if let Some(answering) = self.0 {
+            answering.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 impl Fairness {
     pub(super) fn new() -> Fairness {
         Fairness {
-            start: Instant::now(),
-            window: AtomicU64::new(0),
-            reads: [const { AtomicU32::new(0) }; BUCKETS],
-            total: AtomicU32::new(0),
-            active: AtomicU32::new(0),
+            answering: [const { AtomicU32::new(0) }; BUCKETS],
+            last: AtomicU64::new(0),
+            other: AtomicU64::new(0),
             threads: (0..THREADS).map(|_| AtomicU64::new(0)).collect(),
             aside: Arc::new(Aside::new()),
+            has_lanes: OnceLock::new(),
         }
     }
 
-    /// Counts a read of the thread `tid`, whose container has the number that `container` tells.
-    /// Some where the container has had far more than its share: its bucket.
+    /// Whether one of the workers is to answer a request of the thread `tid`, whose container has
+    /// the number that `container` tells; else the bucket in which it is to be put aside.
     ///
     /// That the thread may be in another container by now makes a wrong place in the queue, and
     /// nothing else.
-    pub(super) fn exceeds(&self, tid: u32, container: impl FnOnce() -> u64) -> Option<usize> {
-        let window = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(0) / WINDOW;
-        self.turn_to(window);
-        let bucket = self.bucket(tid, window, container);
-        let reads = self.reads.get(bucket)?.fetch_add(1, Relaxed) + 1;
-        let total = self.total.fetch_add(1, Relaxed) + 1;
-        let active = self.active.load(Relaxed);
-        // Half more than its share.
-        let is_far = active > 1 && u64::from(reads) * u64::from(active) * 2 > u64::from(total) * 3;
-        // Behind those of its own that wait already.
-        let waits = active > 1 && self.aside.waiting.get(bucket)?.load(Relaxed) > 0;
-        (waits || reads > FEW && is_far).then_some(bucket)
-    }
-
-    fn turn_to(&self, window: u64) {
-        let before = self.window.load(Relaxed);
-        if before == window
-            || self.window.compare_exchange(before, window, Relaxed, Relaxed).is_err()
-        {
-            return;
+    pub(super) fn admit(
+        &self,
+        tid: u32,
+        load: &Load,
+        container: impl FnOnce() -> u64,
+    ) -> std::result::Result<Admitted<'_>, usize> {
+        let now = milliseconds();
+        // Where only this worker has something to do, who asks need not be found out.
+        let container = (load.busy() > 1).then_some(container);
+        let Some(bucket) = self.bucket(tid, now, container) else { return Ok(Admitted(None)) };
+        let have_others_asked = self.note(bucket, now);
+        let answering = &self.answering[bucket];
+        let admitted = Admitted(Some(answering));
+        let before = answering.fetch_add(1, Relaxed) as usize;
+        let is_behind = self.aside.waiting[bucket].load(Relaxed) > 0;
+        if have_others_asked && (is_behind || before >= load.workers() / 2) {
+            return Err(bucket);
         }
-        let counted = self.reads.iter().filter(|reads| reads.swap(0, Relaxed) > 0).count();
-        self.total.store(0, Relaxed);
-        self.active.store(u32::try_from(counted).unwrap_or(u32::MAX), Relaxed);
+        Ok(admitted)
     }
 
-    fn bucket(&self, tid: u32, window: u64, container: impl FnOnce() -> u64) -> usize {
-        // Some seconds.
-        let period = window >> 8 & 0xff_ffff;
-        let Some(place) = self.threads.get(tid as usize % THREADS) else { return 0 };
+    /// Takes note of who asks; whether others have lately.
+    fn note(&self, bucket: usize, now: u64) -> bool {
+        let is_another = |asked: u64| asked & 0xffff != bucket as u64;
+        let is_lately = |asked: u64| now.saturating_sub(asked >> 16) < LATELY;
+        let last = self.last.load(Relaxed);
+        let this = now << 16 | bucket as u64;
+        if last != this {
+            self.last.store(this, Relaxed);
+        }
+        if is_another(last) {
+            self.other.store(last, Relaxed);
+            return is_lately(last);
+        }
+        let other = self.other.load(Relaxed);
+        is_another(other) && is_lately(other)
+    }
+
+    /// None where it is not known, and is not to be found out by `container`.
+    fn bucket(&self, tid: u32, now: u64, container: Option<impl FnOnce() -> u64>) -> Option<usize> {
+        let period = (now / KNOWN) & 0xffff;
+        let place = &self.threads[tid as usize % THREADS];
         let known = place.load(Relaxed);
-        if known >> 32 == u64::from(tid) && known >> 8 & 0xff_ffff == period {
-            return (known & 0xff) as usize % BUCKETS;
-        }
-        let bucket = container() % BUCKETS as u64;
-        place.store(u64::from(tid) << 32 | period << 8 | bucket, Relaxed);
-        usize::try_from(bucket).unwrap_or(0)
+        let bucket = if known >> 16 == u64::from(tid) << 16 | period {
+            known & 0xffff
+        } else {
+            let bucket = container?() % BUCKETS as u64;
+            place.store(u64::from(tid) << 32 | period << 16 | bucket, Relaxed);
+            bucket
+        };
+        usize::try_from(bucket).ok().filter(|bucket| *bucket < BUCKETS)
     }
 
-    /// Puts the rest of a request of `bucket` aside; gives it back where there is no room.
+    /// Puts the rest of a request of `bucket` aside; gives it back where there is no room. It says
+    /// when it is [answered](Self::answered), whoever does it.
     pub(super) fn put_aside(&self, bucket: usize, rest: Rest) -> Option<Rest> {
+        self.aside.waiting[bucket].fetch_add(1, Relaxed);
+        if !self.has_lanes.get_or_init(|| self.start_lanes()) {
+            return Some(rest);
+        }
         let mut queues = self.aside.queues.lock();
         if queues.count >= MOST_ASIDE {
             return Some(rest);
         }
-        queues.count += 1;
-        if let Some(waiting) = self.aside.waiting.get(bucket) {
-            waiting.fetch_add(1, Relaxed);
-        }
-        queues.put(bucket, rest);
+        let is_next = queues.put(bucket, rest);
         drop(queues);
-        self.aside.more.notify_one();
+        if is_next {
+            self.aside.more.notify_one();
+        }
         None
     }
 
-    /// Starts the threads that answer what was put aside.
-    pub(super) fn start(&self) -> std::io::Result<()> {
-        for _ in 0..LANES {
-            let aside = Arc::clone(&self.aside);
-            thread::Builder::new().name("aside".to_owned()).spawn(move || aside.answer())?;
-        }
-        Ok(())
+    /// A request of `bucket` waits no longer.
+    pub(super) fn answered(&self, bucket: usize) {
+        self.aside.waiting[bucket].fetch_sub(1, Relaxed);
     }
+
+    fn start_lanes(&self) -> bool {
+        let aside = Arc::clone(&self.aside);
+        let more = move || aside.start(relief::RELIEF);
+        let started = self.aside.start(LANES).and_then(|()| {
+            let failed = |error| Error::io("start", "a thread", error);
+            relief::watch(LANE, Arc::clone(&self.aside.lanes), more).map_err(failed)
+        });
+        started.inspect_err(error::report).is_ok()
+    }
+}
+
+/// Since the machine has started, a few more or less.
+fn milliseconds() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// What was put aside.
@@ -139,6 +189,7 @@ struct Aside {
     more: Condvar,
     /// How many of each bucket are not answered yet.
     waiting: [AtomicU32; BUCKETS],
+    lanes: Arc<Load>,
 }
 
 impl std::fmt::Debug for Aside {
@@ -150,50 +201,78 @@ impl std::fmt::Debug for Aside {
 impl Aside {
     fn new() -> Aside {
         let waiting = [const { AtomicU32::new(0) }; BUCKETS];
-        Aside { queues: Mutex::default(), more: Condvar::new(), waiting }
+        let lanes = Arc::new(Load::new(LANES, None));
+        Aside { queues: Mutex::default(), more: Condvar::new(), waiting, lanes }
+    }
+
+    /// Starts so many threads that answer.
+    fn start(self: &Arc<Self>, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let aside = Arc::clone(self);
+            let thread = thread::Builder::new().name(LANE.to_owned());
+            thread
+                .spawn(move || aside.answer())
+                .map_err(|error| Error::io("start", "a thread", error))?;
+        }
+        Ok(())
     }
 
     fn answer(&self) {
+        let mut queues = self.queues.lock();
         loop {
-            let mut queues = self.queues.lock();
-            let (bucket, rest) = loop {
-                match queues.take() {
-                    Some(first) => break first,
-                    None => self.more.wait(&mut queues),
-                }
+            let Some((bucket, rest)) = queues.take() else {
+                self.more.wait(&mut queues);
+                continue;
             };
             drop(queues);
+            let answering = self.lanes.begin();
             rest();
-            if let Some(waiting) = self.waiting.get(bucket) {
-                waiting.fetch_sub(1, Relaxed);
-            }
+            drop(answering);
+            queues = self.queues.lock();
+            queues.end(bucket);
         }
     }
 }
 
-/// A queue for each bucket that has one; the first is next.
+/// A queue for each bucket that has one.
 #[derive(Default)]
 struct Queues {
     count: usize,
-    by_bucket: VecDeque<(usize, VecDeque<Rest>)>,
+    /// Of those of which nothing is being answered; the first is next.
+    idle: VecDeque<(usize, VecDeque<Rest>)>,
+    /// Of the others.
+    busy: Vec<(usize, VecDeque<Rest>)>,
 }
 
 impl Queues {
-    fn put(&mut self, bucket: usize, rest: Rest) {
-        match self.by_bucket.iter_mut().find(|(known, _)| *known == bucket) {
-            Some((_, queue)) => queue.push_back(rest),
-            None => self.by_bucket.push_back((bucket, VecDeque::from([rest]))),
+    /// Whether one more thread has now something to do.
+    fn put(&mut self, bucket: usize, rest: Rest) -> bool {
+        self.count += 1;
+        let mut queues = self.busy.iter_mut().chain(&mut self.idle);
+        if let Some((_, queue)) = queues.find(|(known, _)| *known == bucket) {
+            queue.push_back(rest);
+            return false;
         }
+        self.idle.push_back((bucket, VecDeque::from([rest])));
+        true
     }
 
+    /// What is next. Until it [ends](Self::end) nothing else of its bucket is.
     fn take(&mut self) -> Option<(usize, Rest)> {
-        let (bucket, mut queue) = self.by_bucket.pop_front()?;
+        let (bucket, mut queue) = self.idle.pop_front()?;
         let rest = queue.pop_front()?;
         self.count -= 1;
-        if !queue.is_empty() {
-            self.by_bucket.push_back((bucket, queue));
-        }
+        self.busy.push((bucket, queue));
         Some((bucket, rest))
+    }
+
+    fn end(&mut self, bucket: usize) {
+        let place = self.busy.iter().position(|(busy, _)| *busy == bucket);
+        let Some(place) = place else { return };
+        let (_, queue) = self.busy.swap_remove(place);
+        if !queue.is_empty() {
+            self.idle.push_back((bucket, queue));
+        }
     }
 }
 
@@ -202,49 +281,108 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_reads_far_more_than_others_exceeds_its_share() {
-        let fairness = Fairness::new();
-        let read = |tid, container: u64| fairness.exceeds(tid, || container);
+    fn a_container_has_half_of_the_workers_where_there_are_others() {
+        let (fairness, load) = (Fairness::new(), Load::new(4, None));
+        let _two_are_busy = (load.begin(), load.begin());
+        let ask = |tid, container: u64| fairness.admit(tid, &load, || container);
         // Alone it may have everything.
-        for _ in 0..1000 {
-            assert_eq!(read(7, 1), None);
-        }
-        // In the next window there are two.
-        fairness.turn_to(1 << 40);
-        read(7, 1);
-        read(8, 2);
-        fairness.turn_to(2 << 40);
-        fairness
-            .window
-            .store(u64::try_from(fairness.start.elapsed().as_millis()).unwrap() / WINDOW, Relaxed);
-        fairness.active.store(2, Relaxed);
-        let exceeded = (0..100).filter(|_| read(7, 1).is_some()).count();
-        assert!(exceeded > 50, "{exceeded}");
-        assert_eq!(read(8, 2), None);
+        let all: Vec<_> = (0..4).map(|_| ask(7, 1).unwrap()).collect();
+        let _other = ask(8, 2).unwrap();
+        assert_eq!(ask(7, 1).unwrap_err(), 1);
+        drop(all);
+        let _half = (ask(7, 1).unwrap(), ask(9, 1).unwrap());
+        assert_eq!(ask(7, 1).unwrap_err(), 1);
+        assert!(ask(8, 2).is_ok());
     }
 
     #[test]
-    fn what_is_put_aside_is_taken_in_turn() {
+    fn behind_what_was_put_aside_all_else_of_its_container_is() {
+        let (fairness, load) = (Fairness::new(), Load::new(2, None));
+        let _two_are_busy = (load.begin(), load.begin());
+        let ask = |tid, container: u64| fairness.admit(tid, &load, || container);
+        assert!(ask(8, 2).is_ok() && ask(7, 1).is_ok());
+        fairness.aside.waiting[1].store(1, Relaxed);
+        assert_eq!(ask(7, 1).unwrap_err(), 1);
+        assert!(ask(8, 2).is_ok());
+        fairness.answered(1);
+        assert!(ask(7, 1).is_ok());
+    }
+
+    #[test]
+    fn who_asked_long_ago_does_not_count() {
+        let fairness = Fairness::new();
+        let now = 1 << 30;
+        assert!(!fairness.note(1, now));
+        assert!(fairness.note(2, now + LATELY - 1));
+        assert!(fairness.note(1, now + LATELY));
+        for later in 0..LATELY - 1 {
+            assert!(fairness.note(1, now + LATELY + later), "{later}");
+        }
+        assert!(!fairness.note(1, now + 2 * LATELY - 1));
+        assert!(fairness.note(3, now + 2 * LATELY));
+    }
+
+    #[test]
+    fn who_asks_is_found_out_where_others_are_being_answered_and_kept_for_a_while() {
+        let (fairness, load) = (Fairness::new(), Load::new(2, None));
+        assert!(fairness.admit(7, &load, || unreachable!()).unwrap().0.is_none());
+        let found = |tid, now, container: Option<u64>| {
+            fairness.bucket(tid, now, container.map(|number| move || number))
+        };
+        assert_eq!(found(7, KNOWN, Some(5)), Some(5));
+        assert_eq!(found(7, 2 * KNOWN - 1, None), Some(5));
+        assert_eq!(found(7, 2 * KNOWN, None), None);
+        let same_place = 7 + u32::try_from(THREADS).unwrap();
+        assert_eq!(found(same_place, KNOWN, None), None);
+    }
+
+    #[test]
+    fn what_is_put_aside_is_taken_in_turn_and_one_of_each_at_a_time() {
         let done = Arc::new(Mutex::new(Vec::new()));
         let mut queues = Queues::default();
-        for (bucket, name) in [(1, 'a'), (1, 'b'), (1, 'c'), (2, 'x'), (2, 'y'), (3, '1')] {
+        let put = |queues: &mut Queues, bucket, name| {
             let done = Arc::clone(&done);
-            queues.count += 1;
-            queues.put(bucket, Box::new(move || done.lock().push(name)));
-        }
-        while let Some((_, rest)) = queues.take() {
+            queues.put(bucket, Box::new(move || done.lock().push(name)))
+        };
+        let news = [(1, 'a'), (1, 'b'), (1, 'c'), (2, 'x'), (2, 'y'), (3, '1')]
+            .map(|(bucket, name)| put(&mut queues, bucket, name));
+        assert_eq!(news, [true, false, false, true, false, true]);
+        let mut taken = Vec::new();
+        while let Some((bucket, rest)) = queues.take() {
             rest();
+            taken.push(bucket);
         }
-        assert_eq!(*done.lock(), ['a', 'x', '1', 'b', 'y', 'c']);
+        assert_eq!(taken, [1, 2, 3]);
+        assert!(!put(&mut queues, 3, '2'));
+        for bucket in [3, 1, 2] {
+            queues.end(bucket);
+        }
+        while let Some((bucket, rest)) = queues.take() {
+            rest();
+            queues.end(bucket);
+        }
+        assert_eq!(*done.lock(), ['a', 'x', '1', '2', 'b', 'y', 'c']);
         assert_eq!(queues.count, 0);
     }
 
     #[test]
     fn past_the_bound_nothing_is_put_aside() {
         let fairness = Fairness::new();
-        for _ in 0..MOST_ASIDE {
-            assert!(fairness.put_aside(1, Box::new(|| ())).is_none());
-        }
-        assert!(fairness.put_aside(1, Box::new(|| ())).is_some());
+        let (answered, answers) = std::sync::mpsc::channel();
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock();
+        let rest = || -> Rest {
+            let (gate, answered) = (Arc::clone(&gate), answered.clone());
+            Box::new(move || {
+                drop(gate.lock());
+                answered.send(()).unwrap();
+            })
+        };
+        // One of them is taken, or none yet.
+        let refused = (0..MOST_ASIDE + 2).filter(|_| fairness.put_aside(1, rest()).is_some());
+        assert!((1..=2).contains(&refused.count()));
+        drop(closed);
+        assert_eq!(answers.iter().take(MOST_ASIDE).count(), MOST_ASIDE);
+        assert!(fairness.put_aside(1, rest()).is_none());
     }
 }

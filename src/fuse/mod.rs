@@ -48,7 +48,7 @@ use relief::Load;
 
 use crate::error::{self, Error, Result};
 use crate::vfs::kept::Counter;
-use crate::vfs::{self, Attr, Fired, Kind, Slice, Unique, Vfs, Waiter};
+use crate::vfs::{self, Attr, Fired, Kind, LONGEST_TRIGGER, Unique, Vfs, Waiter};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
@@ -77,26 +77,43 @@ impl Adapter {
         Adapter { vfs, load, fairness }
     }
 
-    /// Where the container of the thread `tid` has had more than its share of workers that are
-    /// all busy: its place among those that wait.
-    fn exceeds_its_share(&self, tid: u32) -> Option<usize> {
-        if !self.load.is_nearly_full() {
-            return None;
+    /// Has `reply` answer a request of the thread `tid`; later where its container has more than its
+    /// share of the workers.
+    fn answer<T: 'static>(
+        &self,
+        tid: u32,
+        question: impl FnOnce(&Vfs) -> Result<T> + Send + 'static,
+        reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let answering = self.load.begin();
+        let admitted = self.fairness.admit(tid, &self.load, || self.vfs.container_number(tid));
+        let bucket = match admitted {
+            Err(bucket) => bucket,
+            Ok(admitted) => {
+                let answer = self.ask(question);
+                // First: who has the answer may ask again before this thread goes on.
+                drop((answering, admitted));
+                return reply(answer);
+            }
+        };
+        self.vfs.kept().count(Counter::PutAside);
+        let adapter = self.clone();
+        let rest = Box::new(move || {
+            let turn = adapter.load.turn();
+            let answer = adapter.ask(question);
+            adapter.fairness.answered(bucket);
+            drop(turn);
+            reply(answer);
+        });
+        let given_back = self.fairness.put_aside(bucket, rest);
+        drop(answering);
+        if let Some(rest) = given_back {
+            rest();
         }
-        let _turn = self.load.turn();
-        let bucket = self.fairness.exceeds(tid, || self.vfs.container_number(tid));
-        bucket.inspect(|_| self.vfs.kept().count(Counter::PutAside))
     }
 
     /// Asks the Vfs; a failure is logged and becomes an errno.
     fn ask<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
-        let _answering = self.load.begin();
-        self.ask_aside(question)
-    }
-
-    /// The same by a thread that is no worker.
-    fn ask_aside<T>(&self, question: impl FnOnce(&Vfs) -> Result<T>) -> Result<T, Errno> {
-        let _turn = self.load.turn();
         guarded(|| question(&self.vfs)).map_err(|error| {
             if !matches!(error, Error::NotFound) {
                 self.vfs.kept().count(Counter::Errors);
@@ -128,7 +145,9 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.ask(|vfs| vfs.lookup(parent.0, name, request.pid())) {
+        let (tid, name) = (request.pid(), name.to_owned());
+        let question = move |vfs: &Vfs| vfs.lookup(parent.0, &name, tid);
+        self.answer(tid, question, |answer| match answer {
             // An unknown name is a plain error: an entry of inode 0 would be remembered.
             Err(errno) => reply.error(errno),
             Ok(attr) => {
@@ -136,30 +155,35 @@ impl Filesystem for Adapter {
                 let shown = file_attr(&attr);
                 reply.entry_with_ttls(&LIFETIME, &lifetime, &shown, Generation(0));
             }
-        }
+        });
     }
 
     fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.ask(|vfs| vfs.getattr(ino.0)) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let question = move |vfs: &Vfs| vfs.getattr(ino.0);
+        self.answer(request.pid(), question, |answer| match answer {
             Err(errno) => reply.error(errno),
             Ok(attr) => reply.attr(&LIFETIME, &file_attr(&attr)),
-        }
+        });
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ask(|vfs| vfs.readlink(ino.0, request.pid())) {
+        let tid = request.pid();
+        let question = move |vfs: &Vfs| vfs.readlink(ino.0, tid);
+        self.answer(tid, question, |answer| match answer {
             Err(errno) => reply.error(errno),
             Ok(target) => reply.data(&target),
-        }
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.ask(|vfs| vfs.open(ino.0, flags.0, whose(request))) {
+        let request = whose(request);
+        let question = move |vfs: &Vfs| vfs.open(ino.0, flags.0, request);
+        self.answer(request.tid, question, |answer| match answer {
             Err(errno) => reply.error(errno),
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO),
-        }
+        });
     }
 
     fn read(
@@ -175,16 +199,11 @@ impl Filesystem for Adapter {
     ) {
         let owned = lock_owner.is_some();
         let request = whose(request);
-        let read = move |vfs: &Vfs| vfs.read(ino.0, fh.0, request, offset, size, owned);
-        if let Some(bucket) = self.exceeds_its_share(request.tid) {
-            let adapter = self.clone();
-            let rest = move || answer_read(adapter.ask_aside(read), reply);
-            if let Some(rest) = self.fairness.put_aside(bucket, Box::new(rest)) {
-                rest();
-            }
-            return;
-        }
-        answer_read(self.ask(read), reply);
+        let question = move |vfs: &Vfs| vfs.read(ino.0, fh.0, request, offset, size, owned);
+        self.answer(request.tid, question, |answer| match answer {
+            Err(errno) => reply.error(errno),
+            Ok(slice) => reply.data(&slice),
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -201,7 +220,8 @@ impl Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        // The kernel drops this answer; close(2) has long returned.
+        // Whose it is the kernel does not tell. It drops the answer; close(2) has long returned.
+        let _answering = self.load.begin();
         let _ = self.ask(|vfs| {
             vfs.release(fh.0);
             Ok(())
@@ -221,17 +241,21 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.ask(|vfs| vfs.readdir(ino.0, request.pid())) {
-            Err(errno) => return reply.error(errno),
-            Ok(entries) => entries,
-        };
-        for entry in entries.iter().filter(|entry| entry.offset > offset) {
-            let kind = file_type(entry.kind);
-            if reply.add(INodeNo(entry.ino), entry.offset, kind, &entry.name) {
-                break;
+        let tid = request.pid();
+        let question = move |vfs: &Vfs| vfs.readdir(ino.0, tid);
+        self.answer(tid, question, move |answer| {
+            let entries = match answer {
+                Err(errno) => return reply.error(errno),
+                Ok(entries) => entries,
+            };
+            for entry in entries.iter().filter(|entry| entry.offset > offset) {
+                let kind = file_type(entry.kind);
+                if reply.add(INodeNo(entry.ino), entry.offset, kind, &entry.name) {
+                    break;
+                }
             }
-        }
-        reply.ok();
+            reply.ok();
+        });
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -241,7 +265,7 @@ impl Filesystem for Adapter {
     /// Always readable and writable, as the kernel's /proc files are.
     fn poll(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         notifier: PollNotifier,
@@ -257,14 +281,15 @@ impl Filesystem for Adapter {
             | PollEvents::POLLOUT
             | PollEvents::POLLRDNORM
             | PollEvents::POLLWRNORM;
-        match self.ask(|vfs| Ok(vfs.poll(ino.0, fh.0, waiter))) {
+        let question = move |vfs: &Vfs| Ok(vfs.poll(ino.0, fh.0, waiter));
+        self.answer(request.pid(), question, move |answer| match answer {
             Err(errno) => reply.error(errno),
             Ok(None | Some(Fired::No)) => reply.poll(events),
             Ok(Some(Fired::Yes)) => reply.poll(events | PollEvents::POLLPRI),
             Ok(Some(Fired::Never)) => {
                 reply.poll(events | PollEvents::POLLPRI | PollEvents::POLLERR);
             }
-        }
+        });
     }
 
     fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
@@ -329,11 +354,15 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.ask(|vfs| vfs.write(ino.0, fh.0, request.pid(), text)) {
+        let tid = request.pid();
+        // No longer than MAX_WRITE.
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let trigger = text[..text.len().min(LONGEST_TRIGGER)].to_vec();
+        let question = move |vfs: &Vfs| vfs.write(ino.0, fh.0, tid, &trigger);
+        self.answer(tid, question, move |answer| match answer {
             Err(errno) => reply.error(errno),
-            // No longer than MAX_WRITE.
-            Ok(taken) => reply.written(u32::try_from(taken).unwrap_or(u32::MAX)),
-        }
+            Ok(()) => reply.written(length),
+        });
     }
 
     fn setxattr(
@@ -402,8 +431,9 @@ impl Filesystem for Adapter {
         _: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let target = self.ask(|vfs| vfs.lookup(new_parent.0, new_name, request.pid()));
-        reply.error(target.err().unwrap_or(Errno::EPERM));
+        let (tid, new_name) = (request.pid(), new_name.to_owned());
+        let question = move |vfs: &Vfs| vfs.lookup(new_parent.0, &new_name, tid);
+        self.answer(tid, question, |target| reply.error(target.err().unwrap_or(Errno::EPERM)));
     }
 
     fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
@@ -412,13 +442,6 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
         reply.error(Errno::EPERM);
-    }
-}
-
-fn answer_read(answer: Result<Slice, Errno>, reply: ReplyData) {
-    match answer {
-        Err(errno) => reply.error(errno),
-        Ok(slice) => reply.data(&slice),
     }
 }
 

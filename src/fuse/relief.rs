@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use memchr::memmem;
 use parking_lot::Mutex;
 
 use super::hang::{Progress, Turn};
@@ -37,9 +38,12 @@ pub(super) struct Load {
     progress: Option<Arc<Progress>>,
 }
 
-/// A request that is being answered.
+/// A request that a worker is at.
 #[derive(Debug)]
-pub(super) struct Answering<'a>(&'a Load);
+pub(super) struct Answering<'a> {
+    load: &'a Load,
+    _turn: Option<Turn<'a>>,
+}
 
 impl Load {
     /// So many workers, all idle.
@@ -47,7 +51,7 @@ impl Load {
         Load { workers: AtomicUsize::new(workers), progress, ..Load::default() }
     }
 
-    /// This thread, a worker or another one, is at a request.
+    /// This thread, which is no worker, is at a request.
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
         self.progress.as_deref().map(Progress::begin)
     }
@@ -61,20 +65,26 @@ impl Load {
         {
             watch.unpark();
         }
-        Answering(self)
+        Answering { load: self, _turn: self.turn() }
     }
 
-    /// Whether another worker that becomes busy is the last one.
-    pub(super) fn is_nearly_full(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) + 1 >= self.workers.load(Ordering::Relaxed)
+    /// How many workers have something to do.
+    pub(super) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// How many there are.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
     }
 
     fn is_full(&self) -> bool {
         self.busy.load(Ordering::SeqCst) >= self.workers.load(Ordering::Relaxed)
     }
 
-    /// Waits until all workers are held up; whether there may be more.
-    fn wait_for_need(&self) -> bool {
+    /// Waits until all workers, threads with names of that beginning, are held up; whether there may
+    /// be more.
+    fn wait_for_need(&self, name: &str) -> bool {
         loop {
             while !self.is_watched.load(Ordering::SeqCst) {
                 thread::park();
@@ -85,7 +95,7 @@ impl Load {
                 self.is_watched.store(false, Ordering::SeqCst);
                 // One that has become busy meanwhile has told nobody.
                 self.is_watched.fetch_or(self.is_full(), Ordering::SeqCst);
-            } else if self.done.load(Ordering::SeqCst) == done && !runs() {
+            } else if self.done.load(Ordering::SeqCst) == done && !runs(name) {
                 return self.workers.load(Ordering::Relaxed) + RELIEF <= MOST_WORKERS;
             }
         }
@@ -93,39 +103,40 @@ impl Load {
 }
 
 /// Whether a worker runs, or would if there were a CPU for it: more of them would be of no help.
-fn runs() -> bool {
-    /// What fuser calls them.
-    const NAME: &[u8] = b"(fuser-";
+fn runs(name: &str) -> bool {
+    let name = format!("({name}");
     let Ok(threads) = fs::read_dir("/proc/self/task") else { return false };
     threads.flatten().any(|thread| {
         let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
-        stat.windows(NAME.len()).any(|part| part == NAME)
+        memmem::find(&stat, name.as_bytes()).is_some()
             && parse_stat(&stat).is_some_and(|stat| stat.state == b'R')
     })
 }
 
 impl Drop for Answering<'_> {
     fn drop(&mut self) {
-        self.0.done.fetch_add(1, Ordering::SeqCst);
-        self.0.busy.fetch_sub(1, Ordering::SeqCst);
+        self.load.done.fetch_add(1, Ordering::SeqCst);
+        self.load.busy.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Starts a thread that has `start` start [`RELIEF`] workers whenever all are held up.
+/// Starts a thread that has `start` start [`RELIEF`] workers whenever all, whose names begin with
+/// `name`, are held up.
 pub(super) fn watch(
+    name: &'static str,
     load: Arc<Load>,
     start: impl Fn() -> Result<()> + Send + 'static,
 ) -> std::io::Result<()> {
     let for_thread = Arc::clone(&load);
     let watching = move || {
-        while for_thread.wait_for_need() {
+        while for_thread.wait_for_need(name) {
             let workers = for_thread.workers.fetch_add(RELIEF, Ordering::Relaxed) + RELIEF;
             match start() {
-                Ok(()) => log::warn!("all workers are held up: now there are {workers}"),
+                Ok(()) => log::warn!("all `{name}` threads are held up: now there are {workers}"),
                 Err(error) => error::report(&error),
             }
         }
-        log::error!("all of {MOST_WORKERS} workers are held up");
+        log::error!("all of {MOST_WORKERS} `{name}` threads are held up");
     };
     let thread = thread::Builder::new().name("relief".to_owned()).spawn(watching)?;
     *load.watch.lock() = Some(thread.thread().clone());
@@ -141,7 +152,7 @@ mod tests {
     fn workers_come_when_all_are_held_up_and_only_then() {
         let load = Arc::new(Load::new(2, None));
         let (started, starts) = channel();
-        watch(Arc::clone(&load), move || {
+        watch("fuser", Arc::clone(&load), move || {
             started.send(()).unwrap();
             Ok(())
         })

@@ -28,6 +28,9 @@ pub struct Session {
     source: Source,
 }
 
+/// What the names of workers begin with.
+const WORKER: &str = "fuser";
+
 /// What sessions of the same connection are made from.
 #[derive(Debug)]
 struct Source {
@@ -85,7 +88,6 @@ impl Session {
         let Session { session, source } = self;
         let load = Arc::clone(&source.load);
         let no_thread = |error| Error::io("start a thread for", DEVICE, error);
-        source.fairness.start().map_err(no_thread)?;
         let start = move || {
             let more = source.session(RELIEF)?;
             std::thread::Builder::new()
@@ -94,7 +96,7 @@ impl Session {
                 .map(drop)
                 .map_err(no_thread)
         };
-        relief::watch(load, start).map_err(no_thread)?;
+        relief::watch(WORKER, load, start).map_err(no_thread)?;
         session.run().map_err(|error| Error::io("answer requests of", DEVICE, error))
     }
 }

@@ -78,7 +78,7 @@ pub enum Counter {
     Containers = 13,
     /// Dead mounts in containers that could not be replaced when it was last tried.
     Dead = 14,
-    /// Reads that waited because their container had had more than its share.
+    /// Requests that waited because their container had more than its share.
     PutAside = 15,
     /// Workers that were ended because they hung.
     Hangs = 16,
@@ -94,7 +94,7 @@ pub struct Counted {
     pub errors: u64,
     /// Reads by processes of which nothing was known: they were shown the host's file.
     pub fallbacks: u64,
-    /// Reads that waited because their container had had more than its share.
+    /// Requests that waited because their container had more than its share.
     pub put_aside: u64,
     /// Workers that were ended because they hung.
     pub hangs: u64,

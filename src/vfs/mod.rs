@@ -44,6 +44,9 @@ pub type Ino = u64;
 /// and later, where it must fail instead, so that its user falls back to read(2).
 const FILE_SIZE: u64 = 4096;
 
+/// How much of what is written is looked at, as the kernel's `psi_write()` does.
+pub const LONGEST_TRIGGER: usize = 32;
+
 /// How often a reader is looked at whose cgroup is removed while it is looked at.
 const ATTEMPTS: u32 = 4;
 
@@ -406,19 +409,18 @@ impl Vfs {
         read
     }
 
-    /// Writes to a handle for the thread `tid`; what is written can only be a pressure trigger.
-    /// Returns how many bytes are taken: all.
+    /// Writes to a handle for the thread `tid`; what is written can only be a pressure trigger, of
+    /// which no more than [`LONGEST_TRIGGER`] bytes count. All are taken.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] for a file that is not written; else as
     /// [`Collector::set_trigger`], [`Error::Passed`] with EBUSY where the handle has a trigger
     /// already, and with ENOMEM where its container has too many.
-    pub fn write(&self, ino: Ino, fh: u64, tid: u32, text: &[u8]) -> Result<usize> {
+    pub fn write(&self, ino: Ino, fh: u64, tid: u32, text: &[u8]) -> Result<()> {
         let (_, pressure) = pressure(ino).ok_or(Error::ReadOnly)?;
         // As the kernel does in /proc: a short text whose last byte is the NUL of a C string,
         // whatever it was.
-        const LONGEST: usize = 32;
-        let mut trigger = text[..text.len().min(LONGEST)].to_vec();
+        let mut trigger = text[..text.len().min(LONGEST_TRIGGER)].to_vec();
         *trigger.last_mut().ok_or_else(|| Error::passed(libc::EINVAL))? = 0;
         if !self.handles.is_open(fh) {
             return Err(Error::passed(libc::ENOMEM));
@@ -429,8 +431,7 @@ impl Vfs {
             }
             self.collector.set_trigger(pressure, who, &trigger)
         })?;
-        self.triggers.add(fh, container, descriptor)?;
-        Ok(text.len())
+        self.triggers.add(fh, container, descriptor)
     }
 
     /// What poll(2) on a handle has to tell beyond that it is readable and writable; none for a

@@ -241,6 +241,7 @@ fn attack(before: &str) {
     assert_eq!(worker_of(served.daemon.pid()), worker, "the worker crashed");
     eventually("no open files", || status(&served.place)["handles"] == 0);
     assert_eq!(status(&served.place)["triggers"], 0);
+    assert_ne!(status(&served.place)["put_aside"], 0, "the hostile container had all workers");
     assert_eq!(status(&served.place)["snapshot_bytes"], 0);
 }
 
