@@ -533,6 +533,21 @@ impl Program {
         Program { child: command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap() }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let out = self.child.stdout.as_mut().unwrap();
+        let (mut line, mut byte) = (String::new(), [0]);
+        while !line.ends_with('\n') {
+            out.read_exact(&mut byte).unwrap();
+            line.push(byte[0].into());
+        }
+        line
+    }
+
     /// All that it prints until it ends, which must be well.
     #[track_caller]
     pub(crate) fn output(mut self) -> String {

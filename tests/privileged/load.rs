@@ -23,6 +23,7 @@ use crate::daemon::{Place, Served};
 
 /// Waits for its child, which vfork(2) made, in state D until somebody writes to the FIFO.
 const VFORKS: &str = "import os, sys
+print('python', flush=True)
 redirected = [(os.POSIX_SPAWN_OPEN, 0, sys.argv[1], os.O_RDONLY, 0)]
 os.posix_spawn('/bin/true', ['true'], {}, file_actions=redirected)";
 
@@ -48,7 +49,16 @@ fn the_kernels_count_and_the_task_files_agree() {
     let fifo = place.base.join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = format!("{} exec python3 -c \"{VFORKS}\" {}", sub.join(), fifo.display());
-    let _waiting = Program::start(&place, &script);
+    let mut waiting = Program::start(&place, &script);
+    // Who starts it may be a script, that has children of its own.
+    assert_eq!(waiting.line(), "python\n");
+    let child = || {
+        let children = format!("/proc/{0}/task/{0}/children", waiting.pid());
+        fs::read_to_string(children).unwrap().trim().parse().ok()
+    };
+    eventually("one that waits for its child, which waits for a writer", || {
+        state(waiting.pid()) == Some(b'D') && child().and_then(state) == Some(b'S')
+    });
     let threads = || {
         let lists = [&group, &sub].map(|group| group.get_at("cpuacct", "tasks"));
         lists.concat().lines().map(|line| line.parse().unwrap()).collect::<Vec<u32>>()
