@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use lxcfs_rs::error::{Error, Result};
 use lxcfs_rs::fuse::control;
 use lxcfs_rs::procfs::{Namespace, ProcRoot};
-use lxcfs_rs::runtime::served::expect_answer;
+use lxcfs_rs::runtime::served::Served;
 use serde_json::Value;
 
 use super::{Place, status_of};
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 
 fn probe(args: &Args) -> Result<()> {
     let mountpoint = super::absolute(&args.place.mountpoint()?)?;
-    expect_answer(&mountpoint)?;
+    Served::at(&mountpoint)?;
     if args.ready { expect_own(&args.place.runtime_dir()?, &mountpoint) } else { Ok(()) }
 }
 

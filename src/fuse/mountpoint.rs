@@ -1,8 +1,6 @@
 //! Where the filesystem is mounted: finding a fit directory, mounting, unmounting.
 
-use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -216,10 +214,7 @@ fn is_dead_fuse(path: &Path, mount: &Mount) -> Result<bool> {
     if !mount.is_fuse() || mount.mount_point != path {
         return Ok(false);
     }
-    let name = CString::new(path.as_os_str().as_bytes())
-        .map_err(|error| Error::io("look at", path, error))?;
-    let answer =
-        ask_in_child(&name, PATIENCE).map_err(|error| Error::io("look at", path, error))?;
+    let answer = ask_in_child(path, PATIENCE).map_err(|error| Error::io("look at", path, error))?;
     // The connection has ended: closed by its daemon's death, or aborted by an administrator.
     if matches!(answer, Answer::Failed(libc::ENOTCONN | libc::ECONNABORTED)) {
         return Ok(true);

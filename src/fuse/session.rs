@@ -1,11 +1,9 @@
 //! Worker threads that answer the requests of a connection.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,14 +158,9 @@ pub(super) fn default_workers() -> usize {
 pub(super) fn expect_answer(mountpoint: &Path) -> Result<()> {
     /// Workers of a busy machine may be late; none is as late as this.
     const PATIENCE: Duration = Duration::from_secs(60);
-    let failed = |error: io::Error| Error::io("get a first answer from", mountpoint, error);
-    let name =
-        CString::new(mountpoint.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-    match ask_in_child(&name, PATIENCE).map_err(failed)? {
-        Answer::Present => Ok(()),
-        Answer::Failed(errno) => Err(failed(io::Error::from_raw_os_error(errno))),
-        Answer::None => Err(failed(io::ErrorKind::TimedOut.into())),
-    }
+    ask_in_child(mountpoint, PATIENCE)
+        .and_then(Answer::into_result)
+        .map_err(|error| Error::io("get a first answer from", mountpoint, error))
 }
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! Our files in a container's /proc and /sys: from a daemon that serves this host already, or
 //! from one of the container's own that nobody else sees and that ends with it.
 
-use std::ffi::CString;
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -171,10 +168,8 @@ fn served_places() -> Result<Vec<PathBuf>> {
 
 /// Whether the daemon that serves the file `meminfo` answers.
 fn answers(meminfo: &Path) -> Result<bool> {
-    let failed = |error: io::Error| Error::io("look at", meminfo, error);
-    let path = CString::new(meminfo.as_os_str().as_bytes())
-        .map_err(|error| failed(io::Error::other(error)))?;
-    let answer = ask_in_child(&path, PATIENCE).map_err(failed)?;
+    let answer =
+        ask_in_child(meminfo, PATIENCE).map_err(|error| Error::io("read", meminfo, error))?;
     if answer != Answer::Present {
         log::warn!("{}: the daemon there does not answer, bringing one", meminfo.display());
     }

@@ -2,17 +2,13 @@
 //! are dead.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -22,8 +18,8 @@ use super::target::{Target, is_lxcfs};
 use crate::error::{Error, Result};
 use crate::procfs::ProcRoot;
 use crate::procfs::mountinfo::{Device, Mount};
-use crate::sys::fuse::{Answer, ask_in_child, wait_readable};
-use crate::sys::{file, process};
+use crate::sys::file;
+use crate::sys::fuse::{Answer, ask_in_child};
 
 /// How long the daemon may take to answer before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,25 +38,12 @@ pub struct Served {
 }
 
 impl Served {
-    /// What is served at `mountpoint`.
+    /// What is served at `mountpoint`, where a file of it can be read to its end.
     ///
     /// # Errors
-    /// [`Error::Refused`] where nothing is, or where nobody answers.
+    /// [`Error::Refused`] where nothing is served; what the reader is answered, or that it is not
+    /// within five seconds.
     pub fn at(mountpoint: &Path) -> Result<Served> {
-        let served = Served::perhaps_dead(mountpoint)?;
-        let meminfo = mountpoint.join(EXAMPLE);
-        let failed = |error: io::Error| Error::io("look at", &meminfo, error);
-        let name =
-            CString::new(meminfo.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-        match ask_in_child(&name, PATIENCE).map_err(failed)? {
-            Answer::Present => Ok(served),
-            Answer::Failed(errno) => Err(failed(io::Error::from_raw_os_error(errno))),
-            Answer::None => Err(failed(io::ErrorKind::TimedOut.into())),
-        }
-    }
-
-    /// What is mounted at `mountpoint`. Nobody is asked.
-    fn perhaps_dead(mountpoint: &Path) -> Result<Served> {
         let place = mountpoint.display();
         let mount = match mount_at(mountpoint) {
             Err(error) if error.is_gone() => {
@@ -74,6 +57,10 @@ impl Served {
                 mount.fs_type
             )));
         }
+        let meminfo = mountpoint.join(EXAMPLE);
+        ask_in_child(&meminfo, PATIENCE)
+            .and_then(Answer::into_result)
+            .map_err(|error| Error::io("read", &meminfo, error))?;
         Ok(Served { mountpoint: mountpoint.to_owned(), device: mount.device, source: mount.source })
     }
 
@@ -104,49 +91,6 @@ impl Served {
         mounts::restrict(&mount, attributes, &place)?;
         Ok(Some(mount))
     }
-}
-
-/// Reads a served file to its end, as any reader does.
-///
-/// By a child: a read that the daemon has taken and does not answer cannot be interrupted. To be
-/// called by a process of one thread.
-///
-/// # Errors
-/// [`Error::Refused`] where nothing is served at `mountpoint`; what the reader is answered, or
-/// that it is not within five seconds.
-pub fn expect_answer(mountpoint: &Path) -> Result<()> {
-    Served::perhaps_dead(mountpoint)?;
-    let file = mountpoint.join(EXAMPLE);
-    let failed = |error: io::Error| Error::io("read", &file, error);
-    let read = || {
-        // Who waits for the end of this program's output is not to wait for this.
-        leave_streams()?;
-        let text = std::fs::read(&file)?;
-        if text.is_empty() { Err(io::Error::from_raw_os_error(libc::ENODATA)) } else { Ok(()) }
-    };
-    let child = process::fork(|| read().err().map_or(0, status_of)).map_err(failed)?;
-    if !wait_readable(child.pidfd.as_fd(), PATIENCE).map_err(failed)? {
-        // It stays until the daemon ends, and then ends by itself.
-        return Err(failed(io::ErrorKind::TimedOut.into()));
-    }
-    let ended = waitpid(child.pid, None).map_err(|errno| failed(errno.into()))?;
-    let WaitStatus::Exited(_, errno) = ended else {
-        return Err(failed(io::ErrorKind::Interrupted.into()));
-    };
-    if errno == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(errno))) }
-}
-
-fn leave_streams() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
-    Ok(())
-}
-
-/// An errno as an exit status; each is less than 256.
-fn status_of(error: io::Error) -> u8 {
-    error.raw_os_error().and_then(|errno| u8::try_from(errno).ok()).unwrap_or(u8::MAX)
 }
 
 /// The superblock of lxcfs at `mountpoint`, alive or not; none where there is none.

@@ -1,8 +1,10 @@
 //! System calls of the FUSE session that nix, rustix and std offer no safe form of.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,7 +45,7 @@ pub fn clone_device(device: BorrowedFd) -> io::Result<OwnedFd> {
 /// What a child process was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The attributes.
+    /// What was asked for.
     Present,
     /// This errno.
     Failed(i32),
@@ -51,9 +53,22 @@ pub enum Answer {
     None,
 }
 
-/// Asks the filesystem at `path` for its attributes in a forked child, and waits at most
-/// `patience` for the answer. The question is statx(2) with AT_STATX_FORCE_SYNC (Linux 4.11):
-/// to stat(2) the kernel replies for a dead daemon as long as it may keep the attributes.
+impl Answer {
+    /// No answer as an error that says so; as any other what was answered instead.
+    ///
+    /// # Errors
+    /// Unless it is [`Answer::Present`].
+    pub fn into_result(self) -> io::Result<()> {
+        match self {
+            Answer::Present => Ok(()),
+            Answer::Failed(errno) => Err(io::Error::from_raw_os_error(errno)),
+            Answer::None => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// Asks the filesystem at `path` for its attributes, and reads it to its end where that is a file,
+/// in a forked child; waits at most `patience` for the answer. For an empty file that is ENODATA.
 ///
 /// A FUSE daemon that took a request and never answers makes its reader sleep where not even
 /// SIGKILL reaches it; a thread of ours would then keep this process from ever ending.
@@ -63,33 +78,24 @@ pub enum Answer {
 ///
 /// # Errors
 /// What fork, pidfd_open (Linux 5.3) or poll answer.
-pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
+pub fn ask_in_child(path: &Path, patience: Duration) -> io::Result<Answer> {
     /// More descriptors than [`super::descriptors::raise_limit`] lets a process have.
     const OPEN_MAX: i32 = 1 << 20;
-    let flags = libc::AT_STATX_FORCE_SYNC;
+    let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: fork(2). Until _exit the child calls async-signal-safe functions only
     // (signal-safety(7)): close, bare system calls, and _exit. It allocates nothing and drops
     // nothing.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: close_range(2) (Linux 5.9), close(2), statx(2) and _exit(2). The child uses
-        // no descriptor. `path` is NUL-terminated, and `found` is a place for a whole
-        // `struct statx`, for which all zeroes is a valid value; errno is this thread's.
+        // SAFETY: close_range(2) (Linux 5.9), close(2) and _exit(2). The child uses no descriptor
+        // but its own.
         unsafe {
             if libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) != 0 {
                 (0..OPEN_MAX).for_each(|descriptor| {
                     libc::close(descriptor);
                 });
             }
-            let mut found: libc::statx = std::mem::zeroed();
-            let failed = libc::statx(
-                libc::AT_FDCWD,
-                path.as_ptr(),
-                flags,
-                libc::STATX_BASIC_STATS,
-                &raw mut found,
-            ) != 0;
-            libc::_exit(if failed { *libc::__errno_location() } else { 0 });
+            libc::_exit(ask(&path));
         }
     }
     let child = Pid::from_raw(Errno::result(child)?).ok_or(Errno::ESRCH)?;
@@ -109,6 +115,37 @@ pub fn ask_in_child(path: &CStr, patience: Duration) -> io::Result<Answer> {
         Some(errno) => Answer::Failed(errno),
         None => Answer::None,
     })
+}
+
+/// What a child asks: the errno that it is answered, or 0. For the attributes by statx(2) with
+/// AT_STATX_FORCE_SYNC (Linux 4.11): to stat(2) the kernel replies for a dead daemon as long as it
+/// may keep them.
+fn ask(path: &CStr) -> i32 {
+    let (flags, wanted) = (libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS);
+    let mut text = [0_u8; 4096];
+    let mut is_empty = true;
+    // SAFETY: statx(2), open(2) and read(2). `path` is NUL-terminated, `found` is a place for a whole
+    // `struct statx`, for which all zeroes is a valid value, and `text` is as long as it is said to be.
+    unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        if libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, wanted, &raw mut found) != 0 {
+            return Errno::last_raw();
+        }
+        if u32::from(found.stx_mode) & libc::S_IFMT != libc::S_IFREG {
+            return 0;
+        }
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY);
+        if file == -1 {
+            return Errno::last_raw();
+        }
+        loop {
+            match libc::read(file, text.as_mut_ptr().cast(), text.len()) {
+                0 => return if is_empty { libc::ENODATA } else { 0 },
+                -1 => return Errno::last_raw(),
+                _ => is_empty = false,
+            }
+        }
+    }
 }
 
 /// Whether `descriptor` becomes readable within `patience`.
@@ -150,8 +187,14 @@ mod tests {
     #[test]
     fn a_child_asks() {
         let patience = Duration::from_secs(60);
-        assert_eq!(ask_in_child(c"/", patience).unwrap(), Answer::Present);
-        let answer = ask_in_child(c"/nowhere/at/all", patience).unwrap();
-        assert_eq!(answer, Answer::Failed(libc::ENOENT));
+        let ask = |path: &str| ask_in_child(Path::new(path), patience).unwrap();
+        assert_eq!(ask("/"), Answer::Present);
+        assert_eq!(ask("/proc/self/stat"), Answer::Present);
+        assert_eq!(ask("/nowhere/at/all"), Answer::Failed(libc::ENOENT));
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(ask(empty.path().to_str().unwrap()), Answer::Failed(libc::ENODATA));
+        let error = Answer::Failed(libc::ENODATA).into_result().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODATA));
+        assert_eq!(Answer::None.into_result().unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
