@@ -86,7 +86,9 @@ impl Adapter {
         reply: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
         let answering = self.load.begin();
-        let admitted = self.fairness.admit(tid, &self.load, || self.vfs.container_number(tid));
+        // Whose container is not found out is put aside with others of that kind, at worst.
+        let container = || guarded(|| Ok(self.vfs.container_number(tid))).unwrap_or_default();
+        let admitted = self.fairness.admit(tid, &self.load, container);
         let bucket = match admitted {
             Err(bucket) => bucket,
             Ok(admitted) => {
