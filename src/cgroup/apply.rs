@@ -258,7 +258,7 @@ fn where_processes_may_be(dir: PathBuf, id: &str, init: &[Membership]) -> Result
 /// Whether the runtime that made the cgroups of the container `id` still lives.
 #[must_use]
 pub fn is_owned(layout: &Layout, id: &str) -> bool {
-    let Some(first) = in_order(layout).first().copied() else { return false };
+    let Some(&first) = in_order(layout).first() else { return false };
     let Ok(handle) = File::open(dir_of(first, id)) else { return false };
     let locked = Flock::lock(handle, FlockArg::LockSharedNonblock);
     matches!(locked, Err((_, Errno::EWOULDBLOCK)))
@@ -272,7 +272,8 @@ pub fn is_owned(layout: &Layout, id: &str) -> bool {
 /// The first that could not be removed; the others are removed nevertheless.
 pub fn sweep(layout: &Layout, forget: impl Fn(&str)) -> Result<()> {
     let mut result = Ok(());
-    let Some(first) = in_order(layout).first().copied() else { return result };
+    let hierarchies = in_order(layout);
+    let Some(first) = hierarchies.first() else { return result };
     for dir in children(&first.mount_point.join(PARENT)) {
         let Some(id) = dir.file_name().and_then(OsStr::to_str) else { continue };
         // Gone already, or its owner lives.
@@ -280,11 +281,11 @@ pub fn sweep(layout: &Layout, forget: impl Fn(&str)) -> Result<()> {
         let Ok(_lock) = Flock::lock(handle, FlockArg::LockExclusiveNonblock) else { continue };
         log::debug!("{}: its runtime is gone, removing it", dir.display());
         forget(id);
-        let dirs = in_order(layout).into_iter().rev().map(|hierarchy| dir_of(hierarchy, id));
-        let dirs: Vec<PathBuf> = dirs.collect();
+        let dirs: Vec<PathBuf> =
+            hierarchies.iter().rev().map(|hierarchy| dir_of(hierarchy, id)).collect();
         result = result.and(remove_all(dirs.iter().map(PathBuf::as_path)));
     }
-    for hierarchy in in_order(layout) {
+    for hierarchy in &hierarchies {
         // It had not come to hold anything; or it holds something.
         let _ = fs::remove_dir(hierarchy.mount_point.join(PARENT));
     }

@@ -24,6 +24,11 @@ use crate::daemon::Place;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// Whether samples are taken in full: `tests/run --full`.
+pub(crate) fn full() -> bool {
+    std::env::var_os("LXCFS_RS_FULL").is_some()
+}
+
 /// Waits until `done`; no test depends on how long that takes.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {

@@ -13,6 +13,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::byhand::eventually;
+
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_lxcfs-rs");
 
 /// A directory of one test, with a mountpoint in it that does not exist yet.
@@ -99,6 +101,14 @@ pub(crate) fn serve(mountpoint: &Path) -> Command {
     command.arg("--runtime-dir").arg(mountpoint.with_file_name("run"));
     command.stdin(Stdio::null()).stderr(Stdio::piped());
     command
+}
+
+/// Kills the worker of the daemon `pid`, and waits until there is another one.
+#[track_caller]
+pub(crate) fn replace_worker(pid: Pid) {
+    let worker = worker_of(pid);
+    kill(worker, Signal::SIGKILL).unwrap();
+    eventually("another worker", || worker_of(pid) != worker);
 }
 
 /// The worker of the daemon `pid`, once it has one.

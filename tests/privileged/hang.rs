@@ -19,9 +19,9 @@ use lxcfs_rs::procfs::process::parse_voluntary_switches;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::byhand::eventually;
-use crate::daemon::{PROGRAM, Place, start, worker_of};
-use crate::keeper::{full, problem, status};
+use crate::byhand::{eventually, full};
+use crate::daemon::{PROGRAM, Place, replace_worker, start, worker_of};
+use crate::keeper::{problem, status};
 
 /// `jmp .`
 const LOOP: &[u8] = &[0xeb, 0xfe];
@@ -121,9 +121,7 @@ fn a_request_at_which_every_worker_hangs_is_given_up() {
     let daemon = start(&place);
     // The next ones are copies of it.
     let function = Function::replace(daemon.pid(), AT_LOCK);
-    let worker = worker_of(daemon.pid());
-    kill(worker, Signal::SIGKILL).unwrap();
-    eventually("another worker", || worker_of(daemon.pid()) != worker);
+    replace_worker(daemon.pid());
     let reader = read(place.file("proc/uptime"));
     eventually("an answer", || reader.is_finished());
     let error = reader.join().unwrap().unwrap_err();
@@ -133,9 +131,7 @@ fn a_request_at_which_every_worker_hangs_is_given_up() {
     let counted = status(&place);
     assert_eq!([&counted["hangs"], &counted["reconnections"]], [2, 1]);
     function.restore();
-    let worker = worker_of(daemon.pid());
-    kill(worker, Signal::SIGKILL).unwrap();
-    eventually("another worker", || worker_of(daemon.pid()) != worker);
+    replace_worker(daemon.pid());
     let text = fs::read_to_string(place.file("proc/uptime")).unwrap();
     assert_eq!(problem("uptime", &text, 0), None);
     daemon.signal(Signal::SIGTERM);

@@ -16,12 +16,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::byhand::{Group, MIB, Plan, Reader, eventually};
-use crate::daemon::{Guarded, PROGRAM, Place, Served, serve, start, start_telling, worker_of};
-
-pub(crate) fn full() -> bool {
-    std::env::var_os("LXCFS_RS_FULL").is_some()
-}
+use crate::byhand::{Group, MIB, Plan, Reader, eventually, full};
+use crate::daemon::{
+    Guarded, PROGRAM, Place, Served, replace_worker, serve, start, start_telling, worker_of,
+};
 
 fn ask(place: &Place, arguments: &[&str]) -> Output {
     let mut command = Command::new(PROGRAM);
@@ -202,10 +200,8 @@ fn killed_workers_are_not_noticed() {
     let kills = if full() { 200 } else { 40 };
     let mut random = 1;
     for round in 0..kills {
-        let worker = worker_of(daemon.pid());
         thread::sleep(Duration::from_micros(next_random(&mut random) % 60_000));
-        kill(worker, Signal::SIGKILL).unwrap();
-        eventually("another worker", || worker_of(daemon.pid()) != worker);
+        replace_worker(daemon.pid());
         readers.go_on();
         assert_eq!(status(&place)["reconnections"], 0, "round {round}");
     }
@@ -497,9 +493,7 @@ fn a_reader_half_way_through_gets_the_rest_of_its_own_snapshot() {
     let mut file = File::open(place.file("proc/stat")).unwrap();
     let mut first = [0; 100];
     file.read_exact(&mut first).unwrap();
-    let worker = worker_of(daemon.pid());
-    kill(worker, Signal::SIGKILL).unwrap();
-    eventually("another worker", || worker_of(daemon.pid()) != worker);
+    replace_worker(daemon.pid());
     // What is read meanwhile is another snapshot, with higher numbers.
     eventually("a change", || {
         let text = fs::read(place.file("proc/stat")).unwrap();

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
-use crate::byhand::{Group, MIB, Plan, Program, Reader, eventually};
+use crate::byhand::{Group, MIB, Plan, Program, Reader, eventually, full};
 use crate::daemon::{Guarded, Place, Served, start};
 use crate::who::Loop;
 
-/// For how long is observed: `short`, or `full` with `tests/run --full`.
-fn lasting(short: u64, full: u64) -> Duration {
-    let is_full = std::env::var_os("LXCFS_RS_FULL").is_some();
-    Duration::from_secs(if is_full { full } else { short })
+/// For how long is observed: `short`, or `long` with `tests/run --full`.
+fn lasting(short: u64, long: u64) -> Duration {
+    Duration::from_secs(if full() { long } else { short })
 }
 
 /// A running observer.py, in the namespaces of a container and in none of its cgroups: what it

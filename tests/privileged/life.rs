@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::byhand::full;
 use super::engine::{Engine, IMAGE};
 use super::run::{Container, PROGRAM, cgroups_of, ending, eventually, output_of, run, run_script};
 
@@ -302,7 +303,7 @@ fn what_is_no_record_is_passed_over_with_a_line() {
 /// See the script. Its rounds are bounded here; `tests/run --full` has 300.
 #[test]
 fn nothing_is_left_after_kills_at_random_moments() {
-    let rounds = if std::env::var_os("LXCFS_RS_FULL").is_some() { "300" } else { "30" };
+    let rounds = if full() { "300" } else { "30" };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let seed = (now.as_nanos() % 1_000_000).to_string();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/privileged/kills.py");

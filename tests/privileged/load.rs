@@ -18,7 +18,7 @@ use lxcfs_rs::kernel::Kernel;
 use lxcfs_rs::procfs::process;
 use lxcfs_rs::units::Nsec;
 
-use crate::byhand::{Group, Plan, Program, Reader, eventually};
+use crate::byhand::{Group, Plan, Program, Reader, eventually, full};
 use crate::daemon::{Place, Served};
 
 /// Waits for its child, which vfork(2) made, in state D until somebody writes to the FIFO.
@@ -142,7 +142,7 @@ fn a_container_that_begins_idle_steps_to_three() {
     // A pass that began before may have found fewer.
     let mut shown = [0; 3];
     let mut changes = 0;
-    let is_full = std::env::var_os("LXCFS_RS_FULL").is_some();
+    let is_full = full();
     let patience = Instant::now() + Duration::from_secs(if is_full { 1200 } else { 300 });
     while if is_full { shown[0] < 280 } else { changes < 3 } {
         assert!(Instant::now() < patience, "{shown:?} after {changes} changes");

@@ -6,10 +6,8 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use nix::sys::signal::{Signal, kill};
-
-use crate::byhand::{Group, MIB, Plan, Program, eventually};
-use crate::daemon::{Place, Served, start, worker_of};
+use crate::byhand::{Group, MIB, Plan, Program};
+use crate::daemon::{Place, Served, replace_worker, start, worker_of};
 
 /// By linux/capability.h.
 const DAC_OVERRIDE: u64 = 1 << 1;
@@ -55,8 +53,7 @@ fn a_worker_has_the_rights_that_it_needs() {
             threads += 1;
         }
         assert!(threads > 1);
-        kill(worker, Signal::SIGKILL).unwrap();
-        eventually("another worker", || worker_of(daemon.pid()) != worker);
+        replace_worker(daemon.pid());
     }
     let documented = include_str!("../../README.md");
     let names = ["SYS_PTRACE", "DAC_READ_SEARCH", "SYS_ADMIN", "DAC_OVERRIDE", "SYS_RESOURCE"];

@@ -14,12 +14,12 @@ use lxcfs_rs::units::Nsec;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
-use crate::byhand::{Group, Plan, Reader, eventually};
+use crate::byhand::{Group, Plan, Reader, eventually, full};
 use crate::daemon::{Guarded, Place, serve, start};
 
 /// How often the daemon ends.
 fn restarts() -> usize {
-    if std::env::var_os("LXCFS_RS_FULL").is_some() { 200 } else { 20 }
+    if full() { 200 } else { 20 }
 }
 
 fn accounted() -> Group {
@@ -58,7 +58,7 @@ fn hundredths(text: &str) -> u64 {
 #[test]
 fn killed_at_any_moment_of_its_start_it_is_gone() {
     let place = Place::new();
-    let rounds = if std::env::var_os("LXCFS_RS_FULL").is_some() { 2000 } else { 100 };
+    let rounds = if full() { 2000 } else { 100 };
     for round in 0..rounds {
         let mut command = serve(&place.mountpoint());
         let mut daemon = Guarded(command.stderr(Stdio::null()).spawn().unwrap());

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::byhand::full;
+
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_lxcfs-rs");
 
 /// Before a command that is to find no daemon at /var/lib/lxcfs, whatever runs on this machine.
@@ -725,7 +727,7 @@ fn nothing_is_left_behind() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", PROGRAM]);
     // `tests/run --full` sets it.
-    let rounds = if std::env::var_os("LXCFS_RS_FULL").is_some() { 1000 } else { 30 };
+    let rounds = if full() { 1000 } else { 30 };
     command.args([&marker, &rounds.to_string()]).stdin(Stdio::null()).env_remove("RUST_LOG");
     let ids = output_of(command);
     assert_eq!(ids.lines().count(), rounds);

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::byhand::{Group, MIB, Plan, Reader, eventually};
-use crate::daemon::{Guarded, PROGRAM, Place, worker_of};
+use crate::daemon::{Guarded, PROGRAM, Place, replace_worker};
 use crate::keeper::Readers;
 
 const UNIT: &str = "lxcfs-rs.service";
@@ -133,9 +133,7 @@ impl<'a> Manager<'a> {
 
     fn kill_worker(&self) {
         let main = self.main_pid();
-        let worker = worker_of(main);
-        kill(worker, Signal::SIGKILL).unwrap();
-        eventually("another worker", || worker_of(main) != worker);
+        replace_worker(main);
         assert_eq!(self.main_pid(), main);
     }
 

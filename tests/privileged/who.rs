@@ -19,12 +19,12 @@ use lxcfs_rs::procfs::{Namespace, ProcRoot, process};
 use lxcfs_rs::units::Nsec;
 use nix::sched::CloneFlags;
 
-use crate::byhand::{FILES, Group, MIB, Plan, Program, Reader, eventually, mem};
+use crate::byhand::{FILES, Group, MIB, Plan, Program, Reader, eventually, full, mem};
 use crate::daemon::{Place, Served, serve, start_telling};
 
 /// How many short containers a test of reuse makes.
 fn many() -> u64 {
-    if std::env::var_os("LXCFS_RS_FULL").is_some() { 20_000 } else { 500 }
+    if full() { 20_000 } else { 500 }
 }
 
 /// A limit that no other number below a million gives.
@@ -1027,7 +1027,7 @@ cat \"$1/proc/diskstats\"' sh \"$1\"",
 #[test]
 fn many_readers_never_see_another_machine_and_nothing_grows() {
     const CONTAINERS: u64 = 4;
-    let reads = if std::env::var_os("LXCFS_RS_FULL").is_some() { 200_000 } else { 20_000 };
+    let reads = if full() { 200_000 } else { 20_000 };
     let served = Served::new();
     let groups: Vec<Group> = (0..CONTAINERS).map(|_| accounted(limit(0))).collect();
     let mut readers = Vec::new();
