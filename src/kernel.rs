@@ -106,7 +106,12 @@ impl Kernel {
                 serves: controllers.contains(&Some(index)),
             });
         }
-        Ok(Kernel { proc, sys, hierarchies, layout, controllers })
+        let kernel = Kernel { proc, sys, hierarchies, layout, controllers };
+        if let Some(memory) = kernel.hierarchy_of(Controller::Memory) {
+            let Mounted { version, root, .. } = &kernel.hierarchies[memory];
+            version.is_hierarchical(root)?;
+        }
+        Ok(kernel)
     }
 
     /// The index in [`Kernel::hierarchies`] of the one that has a controller.

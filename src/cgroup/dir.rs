@@ -29,6 +29,8 @@ pub struct CgroupDir {
     /// Those of its files that were read.
     files: file::Kept,
     is_hierarchical: OnceLock<bool>,
+    /// Once it was asked for.
+    id: OnceLock<CgroupId>,
 }
 
 impl CgroupDir {
@@ -38,12 +40,12 @@ impl CgroupDir {
     /// [`Error::Io`].
     pub fn open_root(path: &Path) -> Result<Self> {
         let fd = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
-        Ok(CgroupDir {
-            fd,
-            path: path.to_owned(),
-            files: file::Kept::default(),
-            is_hierarchical: OnceLock::new(),
-        })
+        Ok(CgroupDir::opened(fd, path.to_owned()))
+    }
+
+    fn opened(fd: OwnedFd, path: PathBuf) -> Self {
+        let (is_hierarchical, id) = (OnceLock::new(), OnceLock::new());
+        CgroupDir { fd, path, files: file::Kept::default(), is_hierarchical, id }
     }
 
     /// Opens the directory `name`, which may have several components, below this one.
@@ -55,7 +57,11 @@ impl CgroupDir {
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
         let fd = file::open_directory_at(&self.fd, name)
             .map_err(|error| Error::io("open", &path, error))?;
-        Ok(CgroupDir { fd, path, files: file::Kept::default(), is_hierarchical: OnceLock::new() })
+        let below = CgroupDir::opened(fd, path);
+        if let Some(true) = self.is_hierarchical.get() {
+            let _ = below.is_hierarchical.set(true);
+        }
+        Ok(below)
     }
 
     /// The path it was opened at, for messages and `explain`.
@@ -84,7 +90,7 @@ impl CgroupDir {
     }
 
     /// Whether the cgroup, which has others below it, binds them too: what `ask` said first. It
-    /// cannot change as long as there are any.
+    /// cannot change as long as there are any; and where it does, so do all below it.
     ///
     /// # Errors
     /// That of `ask`.
@@ -171,7 +177,11 @@ impl CgroupDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn id(&self) -> Result<CgroupId> {
-        self.id_below("")
+        if let Some(&known) = self.id.get() {
+            return Ok(known);
+        }
+        let found = self.stat("", rustix::fs::AtFlags::EMPTY_PATH)?;
+        Ok(*self.id.get_or_init(|| found))
     }
 
     /// Which cgroup is at `name` below this one just now.
@@ -180,11 +190,14 @@ impl CgroupDir {
     /// [`Error::Io`]; ENOENT where there is none.
     pub fn id_below(&self, name: impl AsRef<OsStr>) -> Result<CgroupId> {
         let name = name.as_ref();
-        let flags = if name.is_empty() {
-            rustix::fs::AtFlags::EMPTY_PATH
-        } else {
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW
-        };
+        if name.is_empty() {
+            return self.id();
+        }
+        self.stat(name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn stat(&self, name: impl AsRef<OsStr>, flags: rustix::fs::AtFlags) -> Result<CgroupId> {
+        let name = name.as_ref();
         let stat = rustix::fs::statat(&self.fd, name, flags)
             .map_err(|error| Error::io("stat", self.path.join(name), error))?;
         Ok(CgroupId { device: stat.st_dev, node: stat.st_ino })

@@ -43,6 +43,18 @@ impl Version {
         }
     }
 
+    /// Whether the limits of memory of a cgroup that has others below it bind these too. Asked of
+    /// a hierarchy's root, it need be asked of no other cgroup there where they do.
+    ///
+    /// # Errors
+    /// As [`CgroupDir::read_value`].
+    pub fn is_hierarchical(self, dir: &CgroupDir) -> Result<bool> {
+        match self {
+            Version::V1 => v1::is_hierarchical(dir),
+            Version::V2 => Ok(true),
+        }
+    }
+
     /// Huge pages of one size at one level.
     ///
     /// # Errors

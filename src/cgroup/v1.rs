@@ -108,7 +108,7 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
         if folded == Some(Limit::Max) && folded_memsw == Some(Limit::Max) {
             break;
         }
-        if index > 0 && !dir.is_hierarchical(is_hierarchical)? {
+        if index > 0 && !is_hierarchical(dir)? {
             break;
         }
         let limit = match folded {
@@ -153,8 +153,10 @@ const UNLIMITED: Bytes = Bytes(1 << 62);
 
 /// Whether an ancestor's limits bind its descendants: always since Linux 5.11, which fixed
 /// `memory.use_hierarchy` to 1; before, where it is 1.
-fn is_hierarchical(dir: &CgroupDir) -> Result<bool> {
-    Ok(dir.read_value("memory.use_hierarchy", parse_number, NUMBER)? != Some(0))
+pub(super) fn is_hierarchical(dir: &CgroupDir) -> Result<bool> {
+    dir.is_hierarchical(|dir| {
+        Ok(dir.read_value("memory.use_hierarchy", parse_number, NUMBER)? != Some(0))
+    })
 }
 
 /// Huge pages of the size that the kernel calls `size` (`2MB`); none without the controller.
@@ -415,6 +417,14 @@ mod tests {
         outer.pop();
         outer.push(("memory.use_hierarchy", "0\n"));
         assert_eq!(limit(&outer, &inner), Limit::At(Bytes(7000)));
+        let (top, dirs) = made_of(&[&outer, &inner]);
+        let binding = top.path().join("level/memory.use_hierarchy");
+        std::fs::write(binding, "1\n").unwrap();
+        assert!(is_hierarchical(&dirs[1]).unwrap());
+        // Nor is any asked below one that is known to bind.
+        std::fs::write(dirs[0].path().join("memory.use_hierarchy"), "0\n").unwrap();
+        assert!(is_hierarchical(&dirs[1].open_below("level").unwrap()).unwrap());
+        assert!(!is_hierarchical(&dirs[0]).unwrap());
         // The cgroup's own limit binds it in any case.
         assert_eq!(limit(&[], &outer), Limit::At(Bytes(2000)));
     }
