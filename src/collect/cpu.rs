@@ -89,7 +89,7 @@ impl Collector {
         if scope.is_host && !cpus.limited {
             return Ok(None);
         }
-        let levels = scope.levels(&self.kernel, Controller::Cpuacct);
+        let levels = scope.levels(&self.kernel, Controller::Cpuacct)?;
         let Some(usage_dir) = levels.dirs.first() else { return Ok(None) };
         self.history.of(scope.container).update(|record| {
             if let Some(times) = record.cpu.within_tick(now, &cpus.present) {
@@ -113,7 +113,7 @@ impl Collector {
     /// The first n of the CPUs that the container may use.
     pub(super) fn cpus(&self, scope: &Scope<'_>) -> Result<Cpus> {
         let online = online(&self.kernel)?;
-        let levels = scope.levels(&self.kernel, Controller::Cpuset);
+        let levels = scope.levels(&self.kernel, Controller::Cpuset)?;
         let mut usable = None;
         for dir in levels.dirs {
             usable = levels.version.cpuset(dir)?;
@@ -121,7 +121,7 @@ impl Collector {
                 break;
             }
         }
-        let levels = scope.levels(&self.kernel, Controller::Cpu);
+        let levels = scope.levels(&self.kernel, Controller::Cpu)?;
         let mut bandwidths = Vec::with_capacity(levels.dirs.len());
         for dir in levels.dirs {
             bandwidths.push(levels.version.bandwidth(dir)?);
@@ -135,7 +135,7 @@ impl Collector {
 
 /// For how long the container was throttled.
 fn throttled(kernel: &Kernel, scope: &Scope<'_>) -> Result<Nsec> {
-    let levels = scope.levels(kernel, Controller::Cpu);
+    let levels = scope.levels(kernel, Controller::Cpu)?;
     levels.dirs.first().map_or(Ok(Nsec(0)), |dir| levels.version.throttled(dir))
 }
 

@@ -50,7 +50,7 @@ impl Collector {
 
     /// What the container's cgroup counts, and ever counted, by device; none where it has none.
     fn counted(&self, scope: &Scope<'_>) -> Result<Option<Io>> {
-        let levels = scope.levels(&self.kernel, Controller::Blkio);
+        let levels = scope.levels(&self.kernel, Controller::Blkio)?;
         let Some(dir) = levels.dirs.first() else { return Ok(None) };
         let counted = self.history.of(scope.container).update(|record| {
             Ok(record.disk.update(&levels.version.io(dir)?.unwrap_or_default()))

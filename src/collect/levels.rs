@@ -79,7 +79,7 @@ impl Collector {
         resource: Resource,
         controller: Controller,
     ) -> Result<Vec<Level>> {
-        let levels = container.levels(&self.kernel, controller);
+        let levels = container.levels(&self.kernel, controller)?;
         let path = container.path(&self.kernel, controller);
         let paths = path.into_iter().flat_map(|path| path.ancestors());
         let mut found = Vec::new();
@@ -104,7 +104,7 @@ impl Collector {
     }
 
     fn mark_tightest(&self, container: &Container, found: &mut [Level]) -> Result<()> {
-        let levels = container.levels(&self.kernel, Controller::Cpu);
+        let levels = container.levels(&self.kernel, Controller::Cpu)?;
         let mut bandwidths = Vec::with_capacity(levels.dirs.len());
         for dir in levels.dirs {
             bandwidths.push(levels.version.bandwidth(dir)?);

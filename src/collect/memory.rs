@@ -43,7 +43,7 @@ impl Collector {
         let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
         let (total, free) = if machine.swap_total == Bytes(0) {
             // Nobody has any: a cgroup need only be there.
-            scope.levels(&self.kernel, Controller::Memory);
+            scope.levels(&self.kernel, Controller::Memory)?;
             (Bytes(0), Bytes(0))
         } else {
             let Some(memory) = self.memory(scope, &machine)? else { return Ok(None) };
@@ -76,7 +76,7 @@ impl Collector {
         if scope.is_host {
             return Ok(None);
         }
-        let levels = scope.levels(&self.kernel, Controller::Memory);
+        let levels = scope.levels(&self.kernel, Controller::Memory)?;
         if let Some(dir) = levels.dirs.first() {
             let own = levels.version.slabinfo(dir)?.unwrap_or_default();
             if !own.is_empty() {
@@ -97,7 +97,7 @@ impl Collector {
         scope: &Scope<'_>,
         host: &Meminfo,
     ) -> Result<Option<(Memory, MemoryEvents)>> {
-        let levels = scope.levels(&self.kernel, Controller::Memory);
+        let levels = scope.levels(&self.kernel, Controller::Memory)?;
         let Some(mut domain) = levels.version.memory(levels.dirs, host.mem_total)? else {
             return Ok(None);
         };
@@ -212,12 +212,15 @@ struct HugePages {
 /// For each size: as many as the host has and the limits over the levels allow.
 fn huge_pages(kernel: &Kernel, scope: &Scope<'_>, host: &Meminfo) -> Result<HugePages> {
     let mut found = HugePages::default();
+    if host.hugetlb == Some(Bytes(0)) {
+        return Ok(found);
+    }
     for (size, host_pages) in kernel.sys.huge_pages() {
         // Of none nobody has any, whatever the limit.
         if host_pages == 0 {
             continue;
         }
-        let levels = scope.levels(kernel, Controller::Hugetlb);
+        let levels = scope.levels(kernel, Controller::Hugetlb)?;
         let name = size_name(size);
         let mut per_level = Vec::with_capacity(levels.dirs.len());
         for dir in levels.dirs {
@@ -265,7 +268,7 @@ mod tests {
             swap_total: Bytes(512 * MIB),
             huge_pages_total: 0,
             huge_page_size: Bytes(2 * MIB),
-            cma_total: Bytes(0),
+            ..Meminfo::default()
         }
     }
 

@@ -93,7 +93,7 @@ impl<'a> Scope<'a> {
     }
 
     /// As [`Container::levels`]; [`Scope::check`] then is about their hierarchy too.
-    fn levels(&self, kernel: &Kernel, controller: Controller) -> Levels<'a> {
+    fn levels(&self, kernel: &Kernel, controller: Controller) -> Result<Levels<'a>> {
         if let Some(hierarchy) = kernel.hierarchy_of(controller) {
             self.asked.set(self.asked.get() | 1 << hierarchy);
         }
@@ -198,7 +198,7 @@ impl Collector {
         let controller = tasks::task_controller(&self.kernel, scope.container);
         let Some(controller) = controller.filter(|_| !scope.is_host) else { return Ok(None) };
         // What is asked is asked between readings; but it must still be this container's.
-        scope.levels(&self.kernel, controller);
+        scope.levels(&self.kernel, controller)?;
         let sample = self.sampler.watch(&self.history, scope.container, now)?;
         Ok(Some(Facts::Loadavg { averages: sample.load.hundredths(), tasks: sample.tasks }))
     }

@@ -21,7 +21,7 @@ impl Collector {
     /// of the host.
     pub(super) fn nodes(&self, scope: &Scope<'_>) -> Result<Option<CpuSet>> {
         let Some(online) = self.node_list("online") else { return Ok(None) };
-        let levels = scope.levels(&self.kernel, Controller::Cpuset);
+        let levels = scope.levels(&self.kernel, Controller::Cpuset)?;
         let mut usable = None;
         for dir in levels.dirs {
             usable = levels.version.mems(dir)?;

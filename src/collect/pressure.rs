@@ -60,7 +60,7 @@ impl Collector {
     /// its counters like any other cause.
     pub(super) fn pressure(&self, scope: &Scope<'_>, file: ProcFile) -> Result<Option<Facts>> {
         let Some(file) = Pressure::of(file).filter(|_| !scope.is_host) else { return Ok(None) };
-        let dir = self.own_pressure(scope).ok_or_else(none)?;
+        let dir = self.own_pressure(scope)?.ok_or_else(none)?;
         match dir.read(file.cgroup)? {
             Some(text) => Ok(Some(Facts::Own(text))),
             // A cgroup that is removed has no files either.
@@ -90,7 +90,7 @@ impl Collector {
         text: &[u8],
     ) -> Result<(Identity, OwnedFd)> {
         let scope = Scope::of(who).ok_or_else(none)?;
-        let dir = self.own_pressure(&scope);
+        let dir = self.own_pressure(&scope)?;
         // The kernel goes by the capabilities of whoever opened the file, which may belong to
         // another user than root.
         let closely = CapabilitySet::SYS_RESOURCE;
@@ -109,17 +109,17 @@ impl Collector {
     /// The cgroup that counts the pressure of this container alone. Beside v1 controllers an
     /// engine may leave all of its containers in one cgroup of the unified hierarchy, its own: so
     /// there it must be at or below the container's in a hierarchy that the engine does manage.
-    fn own_pressure<'a>(&self, scope: &Scope<'a>) -> Option<&'a CgroupDir> {
+    fn own_pressure<'a>(&self, scope: &Scope<'a>) -> Result<Option<&'a CgroupDir>> {
         let (kernel, container) = (&self.kernel, scope.container);
-        let dir = scope.levels(kernel, Controller::Psi).dirs.first()?;
-        let path = container.path(kernel, Controller::Psi)?;
+        let dir = scope.levels(kernel, Controller::Psi)?.dirs.first();
+        let Some(path) = container.path(kernel, Controller::Psi) else { return Ok(None) };
         let is_own = |controller| {
             kernel.hierarchy_of(controller) == kernel.hierarchy_of(Controller::Psi)
                 || container
                     .path(kernel, controller)
                     .is_some_and(|own| own != Path::new("/") && path.starts_with(own))
         };
-        (is_own(Controller::Memory) || is_own(Controller::Cpu)).then_some(dir)
+        Ok(dir.filter(|_| is_own(Controller::Memory) || is_own(Controller::Cpu)))
     }
 
     fn open_trigger(

@@ -63,7 +63,7 @@ impl Count {
         container: &Container,
         taskstats: Option<&mut Taskstats>,
     ) -> Result<()> {
-        let Some(levels) = task_levels(kernel, container) else { return Ok(()) };
+        let Some(levels) = task_levels(kernel, container)? else { return Ok(()) };
         self.looks += 1;
         if self.looks >= LOOKS {
             return self.look_at_each(kernel, container);
@@ -98,7 +98,7 @@ impl Count {
     /// # Errors
     /// As [`Count::first`].
     pub fn look_at_each(&mut self, kernel: &Kernel, container: &Container) -> Result<()> {
-        let Some(levels) = task_levels(kernel, container) else { return Ok(()) };
+        let Some(levels) = task_levels(kernel, container)? else { return Ok(()) };
         self.looks = 0;
         self.activity = levels.version.activity(&levels.dirs[0])?;
         self.blocked.clear();
@@ -156,12 +156,12 @@ impl Count {
 pub fn task_controller(kernel: &Kernel, container: &Container) -> Option<Controller> {
     const ORDER: [Controller; 4] =
         [Controller::Cpuacct, Controller::Cpu, Controller::Memory, Controller::Cpuset];
-    let has_own = |controller: &Controller| !container.levels(kernel, *controller).dirs.is_empty();
-    ORDER.into_iter().find(has_own)
+    ORDER.into_iter().find(|controller| container.is_in(kernel, *controller))
 }
 
-fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Option<Levels<'a>> {
-    task_controller(kernel, container).map(|controller| container.levels(kernel, controller))
+fn task_levels<'a>(kernel: &Kernel, container: &'a Container) -> Result<Option<Levels<'a>>> {
+    let controller = task_controller(kernel, container);
+    controller.map(|controller| container.levels(kernel, controller)).transpose()
 }
 
 /// The threads, ascending, of a whole subtree and what the kernel says that they are doing; none
@@ -208,6 +208,6 @@ fn inner_pid(container: &Container, status: &[u8]) -> u32 {
 }
 
 fn is_frozen(kernel: &Kernel, container: &Container) -> Result<bool> {
-    let freezer = container.levels(kernel, Controller::Freezer);
+    let freezer = container.levels(kernel, Controller::Freezer)?;
     freezer.dirs.first().map_or(Ok(false), |dir| freezer.version.is_frozen(dir))
 }

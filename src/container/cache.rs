@@ -5,27 +5,28 @@
 //! whose pin has come loose is dropped, never served.
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use rustix::thread::CapabilitySet;
 
 use super::boundary::{NamespaceRoot, namespace_root, without_init_scope};
 use super::held::{Held, Holds};
-use super::init::Init;
+use super::init::{Init, namespace_number};
+use super::inside::Inside;
 use super::known::{Known, Seen};
+use super::listing::Listing;
 use super::thread::{self, Thread, to_pid};
 use super::{Container, Identity, Root, Roots, Subject, Who, id_at};
 use crate::cgroup::dir::nothing_if_gone;
-use crate::cgroup::path::{Membership, is_at_or_below, parse_memberships};
-use crate::error::{Error, Result};
+use crate::cgroup::path::{Membership, is_at_or_below};
+use crate::error::{self, Error, Result};
 use crate::kernel::{Controller, Kernel};
 use crate::procfs::{Namespace, NsId, process};
-use crate::sys::{capabilities, descriptors, file, identity};
+use crate::sys::{descriptors, identity};
 use crate::units::Nsec;
 
 /// How many descriptors the remembered containers hold at most: a directory per hierarchy and
@@ -64,6 +65,7 @@ pub struct Resolver {
     /// The numbers of threads that have read.
     numbers: Mutex<LruCache<u32, ()>>,
     inits: Held<NsId, Init>,
+    inside: Inside,
     boundaries: Held<NsId, Boundary>,
     containers: Held<Identity, Container>,
     births: Mutex<LruCache<Identity, Nsec>>,
@@ -86,9 +88,9 @@ struct OwnNamespaces {
 #[derive(Debug)]
 struct Boundary {
     /// Keeps the namespace's number from being reused.
-    _namespace: OwnedFd,
+    _namespace: Arc<OwnedFd>,
     /// The process by which it was found: when that has ended it need not be remembered.
-    found_by: Option<OwnedFd>,
+    found_by: Option<Arc<OwnedFd>>,
     /// By hierarchy.
     roots: Vec<NamespaceRoot<Root>>,
 }
@@ -138,12 +140,21 @@ impl Resolver {
             readers: Held::at_most((files / 16).min(MOST_FOR_READERS)),
             numbers: Mutex::new(LruCache::new(most(MOST_NUMBERS))),
             inits: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
+            inside: Inside::default(),
             boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             containers: Held::at_most((files / 4).min(MOST_FOR_CONTAINERS)),
             births: Mutex::new(LruCache::new(most(MOST_BIRTHS))),
             ended: Mutex::new(Vec::new()),
             swept: Mutex::new(Instant::now()),
         })
+    }
+
+    /// Starts the thread by which readers are found out about, which else comes with the first of
+    /// them. It has the rights of the calling one.
+    pub fn start(&self) {
+        if let Err(error) = self.inside.start(&self.kernel.proc) {
+            error::report(&error);
+        }
     }
 
     /// Takes over when containers began that an earlier daemon found out: it stands for ever.
@@ -276,19 +287,28 @@ impl Resolver {
         let is_same = reader.cgroup_namespace == init_speaker.cgroup_namespace;
         let is_inherited = reader.is_inherited || (is_same && init_speaker.is_inherited);
         let reader = Speaker { is_inherited, ..reader };
-        let bounded =
-            if self.sees_as_init(reader, init_speaker, seen)? { init_speaker } else { reader };
+        let bounded = if self.sees_as_init(reader, init_speaker, &init, seen)? {
+            init_speaker
+        } else {
+            reader
+        };
         Ok(Subject::Container(self.container_of(bounded, Some(&init), seen)?))
     }
 
-    /// Whether a reader is in the container of its pid namespace's init, and not in one of its
-    /// own that merely shares the pid namespace.
-    fn sees_as_init(&self, reader: Speaker, init: Speaker, seen: &mut Seen) -> Result<bool> {
-        if reader.tid == init.tid {
+    /// Whether a reader is in the container of its pid namespace's `init`, for which `speaker`
+    /// speaks, and not in one of its own that merely shares the pid namespace.
+    fn sees_as_init(
+        &self,
+        reader: Speaker,
+        speaker: Speaker,
+        init: &Init,
+        seen: &mut Seen,
+    ) -> Result<bool> {
+        if reader.tid == speaker.tid {
             return Ok(true);
         }
         if reader.cgroup_namespace != self.own.cgroup
-            && reader.cgroup_namespace != init.cgroup_namespace
+            && reader.cgroup_namespace != speaker.cgroup_namespace
         {
             return Ok(false);
         }
@@ -297,13 +317,14 @@ impl Resolver {
             seen.namespace(tid, Namespace::Mount, found);
             Result::Ok(found)
         };
-        if mounts(reader.tid)? == mounts(init.tid)? {
+        if mounts(reader.tid)? == mounts(speaker.tid)? {
             return Ok(true);
         }
-        let roots = self.roots(init, seen)?;
-        let listing = self.listing(reader.tid)?;
-        let paths = self.paths(&self.parse_listing(reader.tid, &listing)?);
-        seen.listing(reader.tid, listing);
+        let roots = self.roots(speaker, Some(init), seen)?;
+        let listing = Listing::open(&self.kernel.proc, reader.tid)?;
+        let text = listing.read()?;
+        let paths = self.paths(&listing.parse(&text)?);
+        seen.listing(reader.tid, text);
         Ok(paths.iter().zip(&roots.0).all(|(path, root)| match (path, root) {
             (Some(path), Some(root)) => is_at_or_below(path, &root.path),
             (None, Some(_)) => false,
@@ -429,47 +450,33 @@ impl Resolver {
         *swept = Instant::now();
     }
 
-    fn memberships(&self, pid: u32) -> Result<Vec<Membership>> {
-        self.parse_listing(pid, &self.listing(pid)?)
-    }
-
-    /// `/proc/PID/cgroup`.
-    fn listing(&self, pid: u32) -> Result<Vec<u8>> {
-        self.kernel.proc.read_record(&format!("{pid}/cgroup"))
-    }
-
-    fn parse_listing(&self, pid: u32, listing: &[u8]) -> Result<Vec<Membership>> {
-        parse_memberships(listing, &self.kernel.proc.path(&format!("{pid}/cgroup")))
-    }
-
     /// The paths of the hierarchies that serve a controller.
     fn paths(&self, memberships: &[Membership]) -> Paths {
         super::paths(&self.kernel, memberships)
     }
 
-    /// The cgroups that bound a process.
-    fn roots(&self, speaker: Speaker, seen: &mut Seen) -> Result<Roots> {
+    /// The cgroups that bound a process; `init` is that of its pid namespace, if that is known.
+    fn roots(&self, speaker: Speaker, init: Option<&Init>, seen: &mut Seen) -> Result<Roots> {
         let Speaker { tid, cgroup_namespace, is_inherited } = speaker;
-        let name = format!("{tid}/cgroup");
-        let proc = &self.kernel.proc;
-        let path = proc.path(&name);
         // Held over the readings: it never comes to tell of another process.
-        let listing = proc.open_file(&name)?;
-        let read =
-            || file::reread_record(&listing).map_err(|error| Error::io("read", &path, error));
+        let listing = Listing::open(&self.kernel.proc, tid)?;
         let namespace = cgroup_namespace.filter(|_| !is_inherited);
         for _ in 0..ATTEMPTS {
-            let before = read()?;
-            let paths = self.paths(&parse_memberships(&before, &path)?);
-            let boundary = match namespace {
-                Some(namespace) => self.boundary(tid, namespace, &paths)?,
+            let before = listing.read()?;
+            let paths = self.paths(&listing.parse(&before)?);
+            let known = namespace.and_then(|namespace| self.known_boundary(namespace, &paths));
+            let is_settled = known.as_ref().is_some_and(|known| known.is_everywhere());
+            let found = match namespace.filter(|_| known.is_none()) {
+                Some(namespace) => Some(self.find_boundary(&listing, namespace, &paths, init)?),
                 None => None,
             };
-            let roots = self.roots_at(&paths, boundary.as_deref());
-            // A process that is moved meanwhile may have left the paths to others; the roots of
-            // its namespace are not found by its paths.
-            let is_settled = roots.is_ok() && boundary.is_some_and(|known| known.is_everywhere());
-            if is_settled || read()? == before {
+            let roots = self.roots_at(&paths, known.as_deref().or(found.as_ref()));
+            // A process that is moved meanwhile may have left the paths to others, and be given a
+            // wrong boundary; the roots of one that is known are not found by its paths.
+            if (is_settled && roots.is_ok()) || listing.read()? == before {
+                if let (Some(namespace), Some(found)) = (namespace, found) {
+                    self.remember_boundary(namespace, found);
+                }
                 seen.listing(tid, before);
                 return roots;
             }
@@ -497,20 +504,18 @@ impl Resolver {
             .map(Roots)
     }
 
-    /// The roots of the cgroup namespace of a process whose cgroups are at `paths`.
+    /// What is remembered of a cgroup namespace that a process is in whose cgroups are at `paths`.
     ///
-    /// What is remembered counts only for a process that is below those roots: one that was
-    /// moved out, or has entered the namespace from outside, is not bounded by them.
-    fn boundary(&self, pid: u32, namespace: NsId, paths: &Paths) -> Result<Option<Arc<Boundary>>> {
-        let known = self.boundaries.get(&namespace);
-        if let Some(known) = known.filter(|known| self.is_below(paths, known)) {
-            return Ok(Some(known));
-        }
-        let found = Arc::new(self.find_boundary(pid, namespace)?);
+    /// It counts only for a process that is below those roots: one that was moved out, or has
+    /// entered the namespace from outside, is not bounded by them.
+    fn known_boundary(&self, namespace: NsId, paths: &Paths) -> Option<Arc<Boundary>> {
+        self.boundaries.get(&namespace).filter(|known| self.is_below(paths, known))
+    }
+
+    fn remember_boundary(&self, namespace: NsId, found: Boundary) {
         if found.roots.iter().all(|root| !matches!(root, NamespaceRoot::Unknown)) {
-            self.boundaries.put(namespace, Arc::clone(&found));
+            self.boundaries.put(namespace, Arc::new(found));
         }
-        Ok(Some(found))
     }
 
     /// Whether all cgroups of a process at `paths` are at or below the roots, which are still
@@ -528,65 +533,45 @@ impl Resolver {
         })
     }
 
-    /// Compares what the daemon and the inside of the namespace see of a process's cgroups.
-    fn find_boundary(&self, pid: u32, namespace: NsId) -> Result<Boundary> {
-        let gone = || Error::Gone { what: format!("process {pid}") };
-        let found_by = to_pid(pid).and_then(|pid| identity::process(pid).ok());
-        let namespace_fd = self.kernel.proc.open_file(&format!("{pid}/ns/cgroup"))?;
-        let stat = rustix::fs::fstat(&namespace_fd).map_err(|_| gone())?;
-        if NsId(stat.st_ino) != namespace {
-            return Err(gone());
+    /// Compares where the daemon and the inside of the namespace see a process's cgroups: `paths`
+    /// is where the daemon does.
+    fn find_boundary(
+        &self,
+        listing: &Listing,
+        namespace: NsId,
+        paths: &Paths,
+        init: Option<&Init>,
+    ) -> Result<Boundary> {
+        let proc = &self.kernel.proc;
+        let pid = listing.pid;
+        let found_by = match init.filter(|init| init.pid == pid) {
+            Some(init) => Some(Arc::clone(&init.pidfd)),
+            None => to_pid(pid).and_then(|pid| identity::process(pid).ok()).map(Arc::new),
+        };
+        let descriptor = Arc::new(proc.open_file(&format!("{pid}/ns/cgroup"))?);
+        if namespace_number(proc, &descriptor)? != namespace {
+            return Err(Error::Gone { what: format!("process {pid}") });
         }
-        for _ in 0..ATTEMPTS {
-            let abs = self.memberships(pid)?;
-            let rel = self.memberships_inside(pid, &namespace_fd)?;
-            let roots = self
-                .paths(&abs)
-                .into_iter()
-                .zip(self.paths(&rel))
-                .enumerate()
-                .map(|(hierarchy, paths)| {
-                    let (Some(abs), Some(rel)) = paths else { return NamespaceRoot::Top };
-                    match namespace_root(&abs, &rel) {
-                        NamespaceRoot::Top => NamespaceRoot::Top,
-                        NamespaceRoot::Unknown => NamespaceRoot::Unknown,
-                        NamespaceRoot::At(path) => match id_at(&self.kernel, hierarchy, path) {
-                            Ok(Some(id)) => NamespaceRoot::At(Root { path: path.to_owned(), id }),
-                            Ok(None) => NamespaceRoot::Top,
-                            Err(_) => NamespaceRoot::Unknown,
-                        },
-                    }
-                })
-                .collect();
-            // A process that is moved between the readings would be given a wrong boundary.
-            if self.memberships(pid)? == abs {
-                return Ok(Boundary { _namespace: namespace_fd, found_by, roots });
-            }
-        }
-        Err(moved(pid))
-    }
-
-    /// `/proc/PID/cgroup` as a reader inside of the cgroup namespace sees it. The kernel shows
-    /// it by the namespace of the thread that reads, and a thread can't leave a namespace
-    /// without trace: so a thread of its own reads, and ends.
-    fn memberships_inside(&self, pid: u32, namespace: &OwnedFd) -> Result<Vec<Membership>> {
-        let path = self.kernel.proc.path(&format!("{pid}/ns/cgroup"));
-        std::thread::scope(|scope| {
-            let read = || {
-                let kind = nix::sched::CloneFlags::CLONE_NEWCGROUP;
-                let enter = || nix::sched::setns(namespace.as_fd(), kind);
-                capabilities::acting(CapabilitySet::SYS_ADMIN, CapabilitySet::empty(), enter)
-                    .and_then(|entered| Ok(entered?))
-                    .map_err(|error| Error::io("enter", &path, error))?;
-                self.memberships(pid)
-            };
-            let reading = std::thread::Builder::new()
-                .spawn_scoped(scope, read)
-                .map_err(|error| Error::io("start a thread to enter", &path, error))?;
-            reading.join().unwrap_or_else(|_| {
-                Err(Error::Panicked { message: "reading in a cgroup namespace".to_owned() })
+        let inside = self.inside.read(proc, listing, &descriptor)?;
+        let inside = self.paths(&listing.parse(&inside)?);
+        let roots = paths
+            .iter()
+            .zip(&inside)
+            .enumerate()
+            .map(|(hierarchy, paths)| {
+                let (Some(abs), Some(rel)) = paths else { return NamespaceRoot::Top };
+                match namespace_root(abs, rel) {
+                    NamespaceRoot::Top => NamespaceRoot::Top,
+                    NamespaceRoot::Unknown => NamespaceRoot::Unknown,
+                    NamespaceRoot::At(path) => match id_at(&self.kernel, hierarchy, path) {
+                        Ok(Some(id)) => NamespaceRoot::At(Root { path: path.to_owned(), id }),
+                        Ok(None) => NamespaceRoot::Top,
+                        Err(_) => NamespaceRoot::Unknown,
+                    },
+                }
             })
-        })
+            .collect();
+        Ok(Boundary { _namespace: descriptor, found_by, roots })
     }
 
     /// The container whose boundary is that of a process; `init` is that of the reader's pid
@@ -597,41 +582,49 @@ impl Resolver {
         init: Option<&Init>,
         seen: &mut Seen,
     ) -> Result<Arc<Container>> {
-        let roots = self.roots(speaker, seen)?;
+        let roots = self.roots(speaker, init, seen)?;
         let identity = roots.identity();
         if let Some(container) = self.containers.get(&identity) {
             return Ok(container);
         }
-        let mut container = Container::open(&self.kernel, roots)?;
-        let outermost = self.outermost_init(&identity, init)?;
-        let numbered = outermost.unwrap_or(speaker.tid);
-        let status = self.kernel.proc.read_record(&format!("{numbered}/status"))?;
-        let pids = process::parse_ns_pids(&status).unwrap_or_default();
-        container.pid_level = pids.len().saturating_sub(1);
+        let mut container = Container::of(&self.kernel, roots);
+        let (outermost, pid_level) = self.outermost_init(speaker, &identity, init)?;
+        container.pid_level = pid_level;
         container.birth = self.birth(&identity, outermost, speaker.tid, &container)?;
         let container = Arc::new(container);
         self.containers.put(identity, Arc::clone(&container));
         Ok(container)
     }
 
-    /// The init of the outermost pid namespace whose init is in the container; none where no
-    /// pid namespace is its own.
-    fn outermost_init(&self, identity: &Identity, init: Option<&Init>) -> Result<Option<u32>> {
-        let mut outermost = None;
+    /// The init of the outermost pid namespace whose init is in the container of `speaker`, and
+    /// how many namespaces below the daemon's that one is. Where no pid namespace is the
+    /// container's own there is none, and that of `speaker` counts, whose init is `init`.
+    fn outermost_init(
+        &self,
+        speaker: Speaker,
+        identity: &Identity,
+        init: Option<&Init>,
+    ) -> Result<(Option<u32>, usize)> {
+        let (mut outermost, mut inner, mut all) = (None, 0, 0);
         let mut around: Arc<Init>;
         let mut current = init;
-        // What a container was found by when it was new does not change it.
-        let seen = &mut Seen::default();
         while let Some(init) = current {
-            let speaker = self.init_speaker(init, None, seen)?;
-            if self.roots(speaker, seen)?.identity() == *identity {
-                outermost = Some(init.pid);
+            if init.pid == speaker.tid || self.is_init_in(init, identity)? {
+                (outermost, inner) = (Some(init.pid), all);
             }
+            all += 1;
             let Some((namespace, pid)) = self.init_around(init)? else { break };
             around = self.init(pid, namespace)?;
             current = Some(&around);
         }
-        Ok(outermost)
+        Ok((outermost, all - inner))
+    }
+
+    fn is_init_in(&self, init: &Init, identity: &Identity) -> Result<bool> {
+        // What a container was found by when it was new does not change it.
+        let seen = &mut Seen::default();
+        let speaker = self.init_speaker(init, None, seen)?;
+        Ok(self.roots(speaker, Some(init), seen)?.identity() == *identity)
     }
 
     /// When a container began: the start of its `outermost` init; where no pid namespace is its
@@ -665,9 +658,11 @@ impl Resolver {
     /// The earliest start among the processes of a container's cgroup and those below it; in a
     /// hierarchy's root, where everything else is too, the machine's own start.
     fn oldest_start(&self, pid: u32, container: &Container) -> Result<Nsec> {
-        let mut levels =
-            Controller::ALL.iter().map(|controller| container.levels(&self.kernel, *controller));
-        let Some(dir) = levels.find_map(|levels| levels.dirs.first()) else { return Ok(Nsec(0)) };
+        let mut own = Controller::ALL.into_iter();
+        let own = own.find(|controller| container.is_in(&self.kernel, *controller));
+        let Some(controller) = own else { return Ok(Nsec(0)) };
+        let levels = container.levels(&self.kernel, controller)?;
+        let Some(dir) = levels.dirs.first() else { return Ok(Nsec(0)) };
         let mut oldest = self.start_time(pid)?;
         dir.walk(&mut |dir| {
             // A cgroup that goes away meanwhile has no processes.

@@ -1,7 +1,7 @@
 //! The init of a pid namespace, as the daemon numbers processes.
 
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::held::Holds;
 use super::thread::to_pid;
@@ -20,8 +20,8 @@ pub struct Init {
     /// That of the pid namespace around it, once it was looked up; none where that is the
     /// daemon's own. It ends after this one, and keeps its number until then.
     pub(super) around: OnceLock<Option<(NsId, u32)>>,
+    pub(super) pidfd: Arc<OwnedFd>,
     namespace_fd: OwnedFd,
-    pidfd: OwnedFd,
 }
 
 impl Holds for Init {
@@ -44,7 +44,7 @@ impl Init {
     /// # Errors
     /// [`Error::Gone`] where it has ended.
     pub fn of_namespace(proc: &ProcRoot, namespace_fd: OwnedFd) -> Result<Init> {
-        let namespace = number(proc, &namespace_fd)?;
+        let namespace = namespace_number(proc, &namespace_fd)?;
         let pid = match by_ioctl(&namespace_fd) {
             Some(found) => found?,
             None => by_scan(proc, namespace)?,
@@ -52,14 +52,18 @@ impl Init {
         let pidfd = to_pid(pid)
             .and_then(|pid| identity::process(pid).ok())
             .ok_or_else(|| gone(namespace))?;
-        let around = OnceLock::new();
-        let init = Init { namespace, pid, around, namespace_fd, pidfd };
-        // The number may have passed to another process before the pidfd was opened; that one
-        // is not in the namespace, whose processes all end with its init.
-        if proc.namespace(pid, Namespace::Pid)? != namespace || !init.is_alive() {
+        // The number may have passed to another process before the pidfd was opened.
+        let is_its = match by_ioctl(&namespace_fd) {
+            // A namespace has one init in its life, which had the number before and after.
+            Some(again) => again? == pid,
+            // Another process is not in the namespace, whose processes all end with its init.
+            None => proc.namespace(pid, Namespace::Pid)? == namespace && identity::is_alive(&pidfd),
+        };
+        if !is_its {
             return Err(gone(namespace));
         }
-        Ok(init)
+        let (around, pidfd) = (OnceLock::new(), Arc::new(pidfd));
+        Ok(Init { namespace, pid, around, namespace_fd, pidfd })
     }
 
     /// Whether it is still the running init of its namespace.
@@ -74,16 +78,16 @@ impl Init {
     /// What fstat(2) answers.
     pub fn namespace_around(&self, proc: &ProcRoot, own: NsId) -> Result<Option<(NsId, OwnedFd)>> {
         let Ok(around) = identity::namespace_parent(&self.namespace_fd) else { return Ok(None) };
-        let number = number(proc, &around)?;
+        let number = namespace_number(proc, &around)?;
         Ok((number != own).then_some((number, around)))
     }
 }
 
 /// The number of an open namespace.
-fn number(proc: &ProcRoot, namespace: &OwnedFd) -> Result<NsId> {
+pub(super) fn namespace_number(proc: &ProcRoot, namespace: &OwnedFd) -> Result<NsId> {
     rustix::fs::fstat(namespace)
         .map(|stat| NsId(stat.st_ino))
-        .map_err(|error| Error::io("stat", proc.path("PID/ns/pid"), error))
+        .map_err(|error| Error::io("stat", proc.path("PID/ns"), error))
 }
 
 fn gone(namespace: NsId) -> Error {

@@ -4,7 +4,9 @@ pub mod boundary;
 mod cache;
 mod held;
 pub mod init;
+mod inside;
 mod known;
+mod listing;
 pub mod thread;
 pub mod time;
 
@@ -13,7 +15,7 @@ pub use cache::Resolver;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,16 +97,19 @@ impl Roots {
     }
 }
 
-/// A set of cgroups, one in each hierarchy, that bound a container, held open.
+/// A set of cgroups, one in each hierarchy, that bound a container.
 ///
-/// It never comes to mean another container: the directories stay those of the cgroups found
-/// first, whatever becomes of their paths.
+/// It never comes to mean another container: a hierarchy's directories are opened when something
+/// is first asked of them, if they are still those of the cgroup found first, and stay these,
+/// whatever becomes of their paths.
 #[derive(Debug)]
 pub struct Container {
     roots: Roots,
     identity: Identity,
-    /// By hierarchy: the cgroup and its ancestors without the hierarchy's root.
-    levels: Vec<Vec<CgroupDir>>,
+    /// By hierarchy: the cgroup and its ancestors without the hierarchy's root, once opened.
+    levels: Vec<OnceLock<Vec<CgroupDir>>>,
+    /// How many directories that is, all opened.
+    depth: usize,
     /// CLOCK_BOOTTIME when the container began.
     pub birth: Nsec,
     /// How many pid namespaces below the daemon's its processes are numbered: the place in
@@ -132,39 +137,45 @@ impl Container {
                 Ok(id_at(kernel, hierarchy, &path)?.map(|id| Root { path, id }))
             })
             .collect::<Result<_>>()?;
-        Ok(Container { birth, pid_level, ..Container::open(kernel, Roots(roots))? })
+        Ok(Container { birth, pid_level, ..Container::of(kernel, Roots(roots)) })
     }
 
-    /// Opens the directories of `roots`.
+    /// The container of `roots`; when it began is not known yet.
+    fn of(kernel: &Kernel, roots: Roots) -> Container {
+        let depth =
+            roots.0.iter().enumerate().filter_map(|(hierarchy, root)| {
+                Some(names(kernel, hierarchy, root.as_ref()?).count())
+            });
+        Container {
+            identity: roots.identity(),
+            depth: depth.sum(),
+            levels: roots.0.iter().map(|_| OnceLock::new()).collect(),
+            roots,
+            birth: Nsec(0),
+            pid_level: 0,
+        }
+    }
+
+    /// Opens the directories of one hierarchy.
     ///
     /// # Errors
-    /// [`Error::Gone`] where another cgroup is at one of the paths by now; [`Error::Io`] with
-    /// ENOENT where none is.
-    fn open(kernel: &Kernel, roots: Roots) -> Result<Container> {
-        let mut levels = Vec::with_capacity(roots.0.len());
-        for (hierarchy, root) in roots.0.iter().enumerate() {
-            let mut dirs: Vec<CgroupDir> = Vec::new();
-            if let Some(root) = root {
-                let top = &kernel.hierarchies[hierarchy].root;
-                let path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
-                // Each from the one above, so that they are the ancestors of the last, whatever
-                // is renamed or made anew at their paths meanwhile.
-                for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
-                    let name = OsStr::from_bytes(name);
-                    dirs.push(dirs.last().unwrap_or(top).open_below(name)?);
-                }
-                dirs.reverse();
-                let found = dirs.first().unwrap_or(top).id()?;
-                if found != root.id {
-                    return Err(Error::Gone {
-                        what: format!("cgroup {}", root.path.escape_ascii()),
-                    });
-                }
-            }
-            levels.push(dirs);
+    /// [`Error::Gone`] where another cgroup is at the path by now, or none.
+    fn open(&self, kernel: &Kernel, hierarchy: usize) -> Result<Vec<CgroupDir>> {
+        let Some(root) = &self.roots.0[hierarchy] else { return Ok(Vec::new()) };
+        let gone = || Error::Gone { what: format!("cgroup {}", root.path.escape_ascii()) };
+        let top = &kernel.hierarchies[hierarchy].root;
+        let mut dirs: Vec<CgroupDir> = Vec::new();
+        // Each from the one above, so that they are the ancestors of the last, whatever is
+        // renamed or made anew at their paths meanwhile.
+        for name in names(kernel, hierarchy, root) {
+            let opened = dirs.last().unwrap_or(top).open_below(name);
+            dirs.push(opened.map_err(|error| if error.is_gone() { gone() } else { error })?);
         }
-        let identity = roots.identity();
-        Ok(Container { roots, identity, levels, birth: Nsec(0), pid_level: 0 })
+        dirs.reverse();
+        if dirs.first().unwrap_or(top).id()? != root.id {
+            return Err(gone());
+        }
+        Ok(dirs)
     }
 
     /// The container's cgroup and its ancestors, nearest first, in the hierarchy that has
@@ -173,23 +184,38 @@ impl Container {
     /// The files of a cgroup that is removed are absent, which else means "no limit": so what
     /// was read here counts only if [`Container::check_is_there`], or [`Container::check_exists`],
     /// is content afterwards.
-    #[must_use]
-    pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Levels<'_> {
-        match kernel.hierarchy_of(controller) {
-            Some(hierarchy) => Levels {
-                version: kernel.hierarchies[hierarchy].version,
-                dirs: &self.levels[hierarchy],
-            },
-            None => Levels { version: Version::V2, dirs: &[] },
-        }
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where the cgroup is not there any more, and nothing was asked of it before.
+    pub fn levels(&self, kernel: &Kernel, controller: Controller) -> Result<Levels<'_>> {
+        let Some(hierarchy) = kernel.hierarchy_of(controller) else {
+            return Ok(Levels { version: Version::V2, dirs: &[] });
+        };
+        let dirs = match self.levels[hierarchy].get() {
+            Some(dirs) => dirs,
+            None => {
+                let dirs = self.open(kernel, hierarchy)?;
+                self.levels[hierarchy].get_or_init(|| dirs)
+            }
+        };
+        Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs })
     }
 
-    /// Fails unless all of its cgroups still exist.
+    /// Whether it has a cgroup of its own in the hierarchy that has `controller`.
+    #[must_use]
+    pub fn is_in(&self, kernel: &Kernel, controller: Controller) -> bool {
+        let Some(hierarchy) = kernel.hierarchy_of(controller) else { return false };
+        let root = self.roots.0[hierarchy].as_ref();
+        root.is_some_and(|root| names(kernel, hierarchy, root).next().is_some())
+    }
+
+    /// Fails unless all of its cgroups that something was asked of still exist.
     ///
     /// # Errors
     /// [`Error::Gone`].
     pub fn check_exists(&self) -> Result<()> {
-        self.levels.iter().filter_map(|dirs| dirs.first()).try_for_each(CgroupDir::check_exists)
+        let mut opened = self.levels.iter().filter_map(|dirs| dirs.get()?.first());
+        opened.try_for_each(CgroupDir::check_exists)
     }
 
     /// Fails unless its cgroup in one hierarchy is still where it was, so that a process that is
@@ -198,7 +224,8 @@ impl Container {
     /// # Errors
     /// [`Error::Gone`].
     pub fn check_is_there(&self, kernel: &Kernel, hierarchy: usize) -> Result<()> {
-        let Some(dir) = self.levels[hierarchy].first() else { return Ok(()) };
+        let opened = self.levels[hierarchy].get();
+        let Some(dir) = opened.and_then(|dirs| dirs.first()) else { return Ok(()) };
         let root = self.roots.0[hierarchy].as_ref();
         let Some(root) = root.filter(|_| kernel.hierarchies[hierarchy].version == Version::V1)
         else {
@@ -213,13 +240,13 @@ impl Container {
 
     /// Closes what has not been read of it since this was last called.
     pub(super) fn close_unused(&self) {
-        self.levels.iter().flatten().for_each(CgroupDir::close_unused);
+        self.levels.iter().filter_map(OnceLock::get).flatten().for_each(CgroupDir::close_unused);
     }
 
-    /// How many descriptors it holds.
+    /// How many descriptors of directories it holds at most.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.levels.iter().map(Vec::len).sum()
+        self.depth
     }
 
     /// Which container it is.
@@ -260,6 +287,13 @@ fn paths(kernel: &Kernel, memberships: &[Membership]) -> Vec<Option<Vec<u8>>> {
             Some(line.path.clone())
         })
         .collect()
+}
+
+/// The names that lead from a hierarchy's root to one of its cgroups.
+fn names<'a>(kernel: &Kernel, hierarchy: usize, root: &'a Root) -> impl Iterator<Item = &'a OsStr> {
+    let path = kernel.relative(hierarchy, &root.path).unwrap_or_default();
+    let names = path.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
+    names.map(OsStr::from_bytes)
 }
 
 /// Which cgroup is at a path of a hierarchy just now; none where our mount does not show the

@@ -84,6 +84,7 @@ impl Session {
     /// What the worker threads ended with, where that is no clean end.
     pub fn run(self) -> Result<()> {
         let Session { session, source } = self;
+        source.vfs.start();
         let load = Arc::clone(&source.load);
         let no_thread = |error| Error::io("start a thread for", DEVICE, error);
         let start = move || {

@@ -29,7 +29,7 @@ pub fn parse_line(line: &str) -> Option<Line<'_>> {
     (!label.is_empty()).then_some(Line { label, value: number.parse().ok()?, kib })
 }
 
-/// What the host's meminfo says of the machine; a missing line is 0.
+/// What the host's meminfo says of the machine; a missing line is 0, but where it is an option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meminfo {
     /// `MemTotal`.
@@ -42,6 +42,8 @@ pub struct Meminfo {
     pub huge_page_size: Bytes,
     /// `CmaTotal`: memory set aside at boot for what must be contiguous.
     pub cma_total: Bytes,
+    /// `Hugetlb`: the memory in huge pages of all sizes; none before Linux 4.16.
+    pub hugetlb: Option<Bytes>,
 }
 
 impl Meminfo {
@@ -60,6 +62,7 @@ impl Meminfo {
                 "SwapTotal" => found.swap_total = Bytes::from_kib(line.value),
                 "HugePages_Total" => found.huge_pages_total = line.value,
                 "Hugepagesize" => found.huge_page_size = Bytes::from_kib(line.value),
+                "Hugetlb" => found.hugetlb = Some(Bytes::from_kib(line.value)),
                 "CmaTotal" => found.cma_total = Bytes::from_kib(line.value),
                 _ => {}
             }
@@ -92,6 +95,7 @@ mod tests {
         assert_eq!(found.swap_total, Bytes(7168));
         assert_eq!(found.huge_pages_total, 16);
         assert_eq!(found.huge_page_size, Bytes(2 << 20));
-        assert_eq!(found.cma_total, Bytes(3072));
+        assert_eq!((found.cma_total, found.hugetlb), (Bytes(3072), None));
+        assert_eq!(Meminfo::parse(b"Hugetlb: 0 kB\n").hugetlb, Some(Bytes(0)));
     }
 }

@@ -48,7 +48,7 @@ const FILE_SIZE: u64 = 4096;
 pub const LONGEST_TRIGGER: usize = 32;
 
 /// How often a reader is looked at whose cgroup is removed while it is looked at.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 8;
 
 /// What stat(2) shows of an inode; owner root, times constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +225,11 @@ impl Vfs {
             History::in_memory()
         });
         Vfs::new(kernel, history, kept)
+    }
+
+    /// As [`Resolver::start`].
+    pub fn start(&self) {
+        self.resolver.start();
     }
 
     /// The same, with another rule for how many CPUs a quota is.

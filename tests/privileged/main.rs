@@ -6,6 +6,7 @@ mod daemon;
 mod docker;
 mod engine;
 mod exec;
+mod first;
 mod flags;
 mod hang;
 mod hostile_payloads;

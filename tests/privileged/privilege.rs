@@ -41,10 +41,14 @@ fn a_worker_has_the_rights_that_it_needs() {
         assert!(fs::read_to_string(place.file("proc/loadavg")).is_ok());
         let mut threads = 0;
         for thread in fs::read_dir(format!("/proc/{worker}/task")).unwrap() {
-            let Ok(status) = fs::read_to_string(thread.unwrap().path().join("status")) else {
-                continue;
-            };
-            assert_eq!(hexadecimal(&status, "CapEff"), effective, "{status}");
+            let read = |name: &str| fs::read_to_string(thread.as_ref().unwrap().path().join(name));
+            let Ok(status) = read("status") else { continue };
+            let has = hexadecimal(&status, "CapEff");
+            assert_eq!(has & !SYS_ADMIN, effective, "{status}");
+            // It has its name before it has that.
+            if has & SYS_ADMIN != 0 {
+                assert_eq!(read("comm").unwrap(), "namespaces\n", "{status}");
+            }
             assert_eq!(hexadecimal(&status, "CapPrm"), permitted, "{status}");
             for none in ["CapInh", "CapBnd", "CapAmb"] {
                 assert_eq!(hexadecimal(&status, none), 0, "{status}");

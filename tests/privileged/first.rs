@@ -1,0 +1,97 @@
+//! What the first read of a container costs the daemon, in system calls: strace(1) over all threads
+//! of the worker.
+//!
+//! Needs what [`crate::who`] needs, strace, and Linux 6.13, which tells of processes by pidfd.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::byhand::{Group, MIB, Plan, eventually, mem};
+use crate::daemon::{Guarded, Served, worker_of};
+
+/// So many there may be beyond FUSE's own, in a container two levels below the roots of the
+/// hierarchies, with a limit of memory.
+const MOST: usize = 60;
+
+/// The hierarchies in which engines make cgroups that tell something.
+const HIERARCHIES: [&str; 7] =
+    ["memory", "cpu", "cpuacct", "cpuset", "blkio", "freezer", "unified"];
+
+/// strace, attached to all threads of a process.
+struct Trace {
+    strace: Guarded,
+    log: PathBuf,
+}
+
+impl Trace {
+    fn of(served: &Served) -> Trace {
+        let worker = worker_of(served.daemon.pid());
+        let log = served.place.base.join("strace");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-y", "-s", "0", "-p", &worker.to_string(), "-o"]).arg(&log);
+        let strace = Guarded(command.stderr(Stdio::null()).spawn().unwrap());
+        eventually("strace attaches", || {
+            fs::read_dir(format!("/proc/{worker}/task")).unwrap().all(|thread| {
+                let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+                !status.contains("\nTracerPid:\t0\n")
+            })
+        });
+        Trace { strace, log }
+    }
+
+    /// The calls from the one on by which the worker finds out about the thread `reader`, without
+    /// those on /dev/fuse.
+    fn calls_for(self, reader: u32) -> Vec<String> {
+        let Trace { strace, log } = self;
+        strace.signal(Signal::SIGINT);
+        strace.end();
+        let text = fs::read_to_string(log).unwrap();
+        let lines = text.lines().filter_map(|line| Some(line.split_once(' ')?.1.trim_start()));
+        let begins = |line: &&str| line.starts_with(|first: char| first.is_ascii_alphabetic());
+        let first = format!("pidfd_open({reader},");
+        // A build with debug assertions asks before it closes; and who sees to it that no request
+        // waits for long (`relief.rs`) looks as often as time passes.
+        let is_other = |line: &&str| {
+            ["</dev/fuse>", "F_GETFD", "clock_nanosleep(", "restart_syscall("]
+                .iter()
+                .any(|word| line.contains(word))
+        };
+        lines
+            .filter(begins)
+            .skip_while(|line| !line.starts_with(&first))
+            .filter(|line| !is_other(line))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+#[test]
+fn the_first_read_of_a_container_takes_few_system_calls() {
+    let served = Served::new();
+    let engine = Group::new(&HIERARCHIES);
+    let calls = |number: u64| {
+        let limit = MIB * (16 + number);
+        let group = engine.below(&number.to_string());
+        group.set("memory.limit_in_bytes", limit);
+        let init = Plan::container(&group).start(&served.place);
+        let mut child = Plan::entering(&init).in_group(&group).start(&served.place);
+        let trace = Trace::of(&served);
+        assert_eq!(mem(&child.try_read("meminfo").unwrap(), "MemTotal"), limit);
+        trace.calls_for(child.pid)
+    };
+    // By the first one the daemon opens files that it needs for all.
+    calls(0);
+    let counted: Vec<Vec<String>> = (1..=5).map(calls).collect();
+    for calls in &counted {
+        let makes_one =
+            |call: &&String| ["clone", "fork", "vfork"].iter().any(|name| call.starts_with(name));
+        assert_eq!(calls.iter().find(makes_one), None, "a thread or a process");
+    }
+    // Whatever else a worker does meanwhile only adds to them.
+    let least = counted.iter().min_by_key(|calls| calls.len()).unwrap();
+    assert!((20..=MOST).contains(&least.len()), "{}:\n{}", least.len(), least.join("\n"));
+}
