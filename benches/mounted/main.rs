@@ -111,7 +111,7 @@ fn bench(options: &Options) -> Result<()> {
         }
     }
     if plan.has(Part::Calls) {
-        report.calls = measure::calls(&plan, &subjects, &container, &scratch)?;
+        report.calls = measure::calls(&plan, &subjects, &container, &cgroups, &scratch)?;
         writeln!(out, "\n{}", report::per_read(&subjects, &report.cells, &report.calls))?;
     }
     if plan.has(Part::Neighbour) {

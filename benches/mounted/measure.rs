@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::calls;
-use crate::container::{Container, MEM_TOTAL};
+use crate::container::{Cgroups, Container, MEM_TOTAL, Quota};
 use crate::daemon::{self, Footprint};
 use crate::floor;
 use crate::options::{Block, File, Kind, Operation, Plan};
@@ -51,6 +52,8 @@ pub(crate) struct Calls {
     pub(crate) subject: Kind,
     /// While one reader opens the file, reads it and closes it, again and again.
     pub(crate) per_read: f64,
+    /// The first time of a new container.
+    pub(crate) first: f64,
 }
 
 /// What a daemon holds at the end of the run.
@@ -127,6 +130,7 @@ pub(crate) fn calls(
     plan: &Plan,
     subjects: &[Subject],
     container: &Container,
+    cgroups: &Cgroups,
     scratch: &Scratch,
 ) -> Result<Vec<Calls>> {
     let block = Block { operation: Operation::Read, readers: 1 };
@@ -140,10 +144,31 @@ pub(crate) fn calls(
             let work = || Ok(reader.measure(&task(plan, block, file))?.operations);
             let per_read = calls::per_read(pid, &scratch.file("strace"), work)
                 .with_context(|| format!("{}: system calls", subject.kind.name()))?;
-            counted.push(Calls { file, subject: subject.kind, per_read });
+            let first = calls_of_first_reads(pid, file, subject, cgroups, scratch)
+                .with_context(|| format!("{}: calls of first reads", subject.kind.name()))?;
+            counted.push(Calls { file, subject: subject.kind, per_read, first });
         }
     }
     Ok(counted)
+}
+
+fn calls_of_first_reads(
+    pid: Pid,
+    file: File,
+    subject: &Subject,
+    cgroups: &Cgroups,
+    scratch: &Scratch,
+) -> Result<f64> {
+    /// Some calls are those of a daemon that is attached to.
+    const CONTAINERS: usize = 10;
+    let container = |number| cgroups.container(&format!("new-{number}"), Quota::Ample);
+    let containers: Vec<Container> = (0..CONTAINERS).map(container).collect::<Result<_>>()?;
+    let reader = |container| Reader::start(container, &subject.binds(&[file]));
+    let mut readers: Vec<Reader> = containers.iter().map(reader).collect::<Result<_>>()?;
+    calls::per_read(pid, &scratch.file("strace"), || {
+        readers.iter_mut().try_for_each(|reader| reader.once(&file.path()).map(drop))?;
+        Ok(CONTAINERS)
+    })
 }
 
 pub(crate) fn task(plan: &Plan, block: Block, file: File) -> Measure {

@@ -149,9 +149,10 @@ pub(crate) fn per_read(subjects: &[Subject], cells: &[Cell], calls: &[Calls]) ->
     files.dedup();
     let names = || kinds.iter().map(|kind| format!("{:>9}", kind.name()));
     let mut lines = vec![
-        "first read of a container, us; system calls of the daemon per read, beyond FUSE's"
+        "first read of a container, us; system calls of the daemon per read, beyond FUSE's; \
+         and per first read of a new container"
             .to_owned(),
-        row("file", names(), names()),
+        row("file", names(), names().chain(names())),
     ];
     for file in files {
         let first = kinds.iter().map(|&kind| {
@@ -159,11 +160,13 @@ pub(crate) fn per_read(subjects: &[Subject], cells: &[Cell], calls: &[Calls]) ->
             let first = cell.map_or("-".to_owned(), |cell| digits(cell.median.first_ns / 1e3));
             format!("{first:>9}")
         });
-        let calls = kinds.iter().map(|&kind| {
-            let calls = calls.iter().find(|calls| calls.file == file && calls.subject == kind);
-            let calls = calls.map_or("-".to_owned(), |calls| digits(calls.per_read));
-            format!("{calls:>9}")
-        });
+        let counted = |figure: fn(&Calls) -> f64| {
+            kinds.iter().map(move |&kind| {
+                let calls = calls.iter().find(|calls| calls.file == file && calls.subject == kind);
+                format!("{:>9}", calls.map_or("-".to_owned(), |calls| digits(figure(calls))))
+            })
+        };
+        let calls = counted(|calls| calls.per_read).chain(counted(|calls| calls.first));
         lines.push(row(file.name(), first, calls));
     }
     lines.join("\n")
