@@ -299,19 +299,24 @@ fn a_container_whose_cgroup_is_gone_or_elsewhere_has_no_files_made_of_it() {
         ("unified-6.1", "sys/fs/cgroup/lxcfs-fixture/pod/c1", all),
     ];
     for (name, cgroup, files) in places {
-        for is_removed in [true, false] {
+        for (is_removed, is_open) in [(true, true), (false, true), (false, false)] {
             let copy = fixtures::Copy::of(name);
             let fixture = copy.open().unwrap();
             let who = fixture.reader(fixture.init_of("c1"));
+            // Its directories are opened by the first reading.
+            for &file in files.iter().filter(|_| is_open) {
+                fixture.show(file, &who).unwrap();
+            }
             let cgroup = copy.root().join(cgroup);
             if is_removed {
                 std::fs::remove_dir_all(&cgroup).unwrap();
-            } else if name == "unified-6.1" {
-                // Whose cgroups are never renamed.
+            } else if name == "unified-6.1" && is_open {
+                // Its cgroups are never renamed; but one may be removed, and another made there.
                 continue;
             } else {
                 std::fs::rename(&cgroup, cgroup.with_file_name("other")).unwrap();
                 std::fs::create_dir(&cgroup).unwrap();
+                std::fs::write(cgroup.join("cgroup.procs"), "").unwrap();
             }
             for &file in &files {
                 let error = fixture.show(file, &who).unwrap_err();
