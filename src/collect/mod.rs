@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::container::{Container, Levels, Subject, Who, time};
+use crate::container::{Container, Levels, Subject, Who};
 use crate::cpulist::CpuIds;
 use crate::error::Result;
 use crate::facts::Facts;
@@ -207,7 +207,7 @@ impl Collector {
     /// host, and where it has no time namespace of its own.
     fn boottime_offset(&self, scope: &Scope<'_>, reader: Option<u32>) -> Result<Option<i128>> {
         let Some(reader) = reader.filter(|_| !scope.is_host) else { return Ok(None) };
-        time::boottime_offset(&self.kernel.proc, self.own_time, reader)
+        scope.container.clock.boottime_offset(&self.kernel.proc, self.own_time, reader)
     }
 }
 

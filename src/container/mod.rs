@@ -8,9 +8,10 @@ mod inside;
 mod known;
 mod listing;
 pub mod thread;
-pub mod time;
+mod time;
 
 pub use cache::Resolver;
+pub use time::Clock;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -115,6 +116,8 @@ pub struct Container {
     /// How many pid namespaces below the daemon's its processes are numbered: the place in
     /// `NSpid` of the number that the container itself knows.
     pub pid_level: usize,
+    /// The clock of its processes.
+    pub clock: Clock,
 }
 
 impl Container {
@@ -153,6 +156,7 @@ impl Container {
             roots,
             birth: Nsec(0),
             pid_level: 0,
+            clock: Clock::default(),
         }
     }
 
