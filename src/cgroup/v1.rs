@@ -52,7 +52,9 @@ fn parse_memory_stat(text: &[u8]) -> StatFile {
     let mut swap = Bytes(0);
     let mut memory_limit = None;
     let mut memsw_limit = None;
-    for (key, value) in flat_keyed(text) {
+    // The same keys without a prefix, which are first, leave out what is below the cgroup.
+    let start = memchr::memmem::find(text, b"hierarchical_").unwrap_or(0);
+    for (key, value) in flat_keyed(&text[start..]) {
         let field = match key {
             "total_cache" => &mut stat.file,
             "total_swapcached" => &mut stat.swapcached,
@@ -112,7 +114,8 @@ pub(super) fn memory(levels: &[CgroupDir], host_total: Bytes) -> Result<Option<M
             break;
         }
         let limit = match folded {
-            Some(Limit::Max) => Limit::Max,
+            // In the place of its own, which is no less: MemTotal is not more than this.
+            Some(folded) if index == 0 || folded == Limit::Max => folded,
             _ => number(dir, "memory.limit_in_bytes")?
                 .map_or(Limit::Max, |value| limit_below(value.0, host_total)),
         };
@@ -327,11 +330,11 @@ mod tests {
 
     #[test]
     fn every_key_of_memory_stat() {
-        let text = b"cache 99\ntotal_cache 1\ntotal_rss 2\ntotal_rss_huge 3\ntotal_shmem 4\n\
+        let text = b"cache 99\nhierarchical_memory_limit 15\nhierarchical_memsw_limit 16\n\
+            total_cache 1\ntotal_rss 2\ntotal_rss_huge 3\ntotal_shmem 4\n\
             total_mapped_file 5\ntotal_dirty 6\ntotal_writeback 7\ntotal_swap 8\n\
             total_inactive_anon 9\ntotal_active_anon 10\ntotal_inactive_file 11\n\
-            total_active_file 12\ntotal_unevictable 13\ntotal_swapcached 14\n\
-            hierarchical_memory_limit 15\nhierarchical_memsw_limit 16\n";
+            total_active_file 12\ntotal_unevictable 13\ntotal_swapcached 14\n";
         let found = parse_memory_stat(text);
         let stat = MemoryStat {
             file: Bytes(1),
@@ -388,7 +391,8 @@ mod tests {
         let stat = "hierarchical_memory_limit 5000\nhierarchical_memsw_limit 6000\n";
         let (_top, dirs) = made_of(&[&level(NO_LIMIT, NO_LIMIT, stat)]);
         let found = memory(&dirs, HOST).unwrap().unwrap();
-        assert_eq!((found.limit, found.rooms), (Limit::At(Bytes(5000)), vec![]));
+        let room = Room { free: Bytes(4000), reclaimable: Bytes(0) };
+        assert_eq!((found.limit, found.rooms), (Limit::At(Bytes(5000)), vec![room]));
         let limit = SwapLimit::MemoryAndSwap(Limit::At(Bytes(6000)));
         assert_eq!(found.swap.unwrap().limit, limit);
     }
