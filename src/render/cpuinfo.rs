@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::facts::Present;
+use memchr::memmem;
 
-use super::lines;
+use crate::facts::Present;
 
 /// One CPU's lines.
 #[derive(Default)]
@@ -14,19 +14,18 @@ struct Block<'a> {
     /// `physical id`, and on s390x where that is counted: `book id`, `drawer id`.
     package: [Option<&'a [u8]>; 3],
     core: Option<&'a [u8]>,
-    lines: Vec<&'a [u8]>,
+    /// With what stands before their colons.
+    lines: Vec<(&'a [u8], &'a [u8])>,
 }
 
 pub(super) fn render(host: &[u8], present: &Present) -> Vec<u8> {
-    let mut blocks = blocks(host);
-    // A block without a number is not a CPU's: what other architectures print about the machine.
-    blocks.retain(|block| block.cpu.is_none_or(|cpu| present.contains(cpu)));
+    let blocks = blocks(host, present);
     let mut text = Vec::with_capacity(host.len());
     for block in &blocks {
         let in_package = |other: &&Block<'_>| other.package == block.package;
         let number = block.cpu.and_then(|cpu| present.number_of(cpu));
-        for line in &block.lines {
-            let count = match key(line) {
+        for (key, line) in &block.lines {
+            let count = match *key {
                 b"processor" | b"cpu number" => number.and_then(|number| number.try_into().ok()),
                 b"siblings" => Some(blocks.iter().filter(in_package).count()),
                 b"cpu cores" => {
@@ -40,7 +39,7 @@ pub(super) fn render(host: &[u8], present: &Present) -> Vec<u8> {
                 let value = value(line);
                 text.extend_from_slice(&line[..line.len() - value.len()]);
                 text.extend_from_slice(format!("{count}\n").as_bytes());
-            } else if let Some(line) = about_a_cpu(line, present) {
+            } else if let Some(line) = about_a_cpu(key, line, present) {
                 text.extend_from_slice(&line);
                 text.push(b'\n');
             }
@@ -56,8 +55,7 @@ pub(super) fn render(host: &[u8], present: &Present) -> Vec<u8> {
 
 /// On s390x there is a line for each CPU above the blocks, `processor 0: version = …`; none for a
 /// CPU that is not there. All other lines stay.
-fn about_a_cpu<'a>(line: &'a [u8], present: &Present) -> Option<Cow<'a, [u8]>> {
-    let key = key(line);
+fn about_a_cpu<'a>(key: &[u8], line: &'a [u8], present: &Present) -> Option<Cow<'a, [u8]>> {
     let Some(cpu) = key.strip_prefix(b"processor ").and_then(number) else {
         return Some(line.into());
     };
@@ -65,17 +63,30 @@ fn about_a_cpu<'a>(line: &'a [u8], present: &Present) -> Option<Cow<'a, [u8]>> {
     Some([format!("processor {number}").as_bytes(), &line[key.len()..]].concat().into())
 }
 
-/// Takes the file apart at its empty lines, each of which ends a block.
-fn blocks(host: &[u8]) -> Vec<Block<'_>> {
+/// Takes the file apart at its empty lines, each of which ends a block. A CPU's block is there if
+/// that is `present`; one without a number is not a CPU's: what other architectures print about
+/// the machine.
+fn blocks<'a>(host: &'a [u8], present: &Present) -> Vec<Block<'a>> {
     let mut blocks = Vec::new();
     let mut block = Block::default();
-    // The last line is empty, since every block ends with one: `lines` leaves that out no more
-    // than once.
-    for line in lines(host) {
-        block.lines.push(line);
-        match key(line) {
+    // The last line is empty, since every block ends with one: that is left out no more than once.
+    let mut rest = Some(host.strip_suffix(b"\n").unwrap_or(host));
+    while let Some(text) = rest {
+        let end = memchr::memchr(b'\n', text).unwrap_or(text.len());
+        let line = &text[..end];
+        let key = key(line);
+        block.lines.push((key, line));
+        rest = text.get(end + 1..);
+        match key {
             b"" => blocks.push(std::mem::take(&mut block)),
-            b"processor" | b"cpu number" => block.cpu = number(value(line)),
+            b"processor" | b"cpu number" => {
+                block.cpu = number(value(line));
+                if block.cpu.is_some_and(|cpu| !present.contains(cpu)) {
+                    block = Block::default();
+                    // Of the CPUs of a large machine most have no line that is looked at.
+                    rest = memmem::find(&text[end..], b"\n\n").map(|at| &text[end + at + 2..]);
+                }
+            }
             b"physical id" => block.package[0] = Some(value(line)),
             b"book id" => block.package[1] = Some(value(line)),
             b"drawer id" => block.package[2] = Some(value(line)),
@@ -153,6 +164,15 @@ mod tests {
     fn a_text_without_the_present_cpus_stays() {
         let host = b"processor\t: 0\ncpu fam";
         assert_eq!(render(host, &CpuSet::from_iter([1]).into()), host);
+    }
+
+    #[test]
+    fn blocks_of_one_line_and_one_that_nothing_ends() {
+        let shown = |host: &[u8], cpu| render(host, &CpuSet::from_iter([cpu]).into());
+        let host = b"processor\t: 0\n\nprocessor\t: 1\n\nprocessor\t: 2\nx\t: y\n";
+        assert_eq!(shown(host, 0), b"processor\t: 0\n");
+        assert_eq!(shown(host, 1), b"processor\t: 1\n");
+        assert_eq!(shown(host, 2), b"processor\t: 2\nx\t: y\n");
     }
 
     #[test]
