@@ -2,6 +2,8 @@
 
 use crate::cpulist::CpuSet;
 
+use super::lines;
+
 /// How many numbers the host's `cpu` line has: user, nice, system, idle, iowait, irq, softirq,
 /// steal, guest and guest_nice; kernels before 2.6.33 have fewer. All of them where the line is
 /// missing or has not even the four that every kernel had.
@@ -9,7 +11,7 @@ use crate::cpulist::CpuSet;
 pub fn cpu_columns(text: &[u8]) -> usize {
     const ALL: usize = 10;
     const LEAST: usize = 4;
-    text.split(|&byte| byte == b'\n')
+    lines(text)
         .find_map(|line| line.strip_prefix(b"cpu "))
         .map(|line| line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()).count())
         .filter(|&columns| columns >= LEAST)
@@ -19,7 +21,7 @@ pub fn cpu_columns(text: &[u8]) -> usize {
 /// The CPUs that run: those that have a line of their own.
 #[must_use]
 pub fn online_cpus(text: &[u8]) -> CpuSet {
-    text.split(|&byte| byte == b'\n')
+    lines(text)
         .filter_map(|line| {
             let number = line.strip_prefix(b"cpu")?.split(|&byte| byte == b' ').next()?;
             CpuSet::parse(number).filter(|cpus| cpus.len() == 1)?.iter().next()
@@ -30,7 +32,7 @@ pub fn online_cpus(text: &[u8]) -> CpuSet {
 /// `btime`: the wall-clock second at which the machine booted.
 #[must_use]
 pub fn boot_time(text: &[u8]) -> Option<u64> {
-    text.split(|&byte| byte == b'\n')
+    lines(text)
         .find_map(|line| line.strip_prefix(b"btime "))
         .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok())
 }
