@@ -1,13 +1,15 @@
 //! What a file is rendered from: plain data, handed from [`crate::collect`] to
 //! [`crate::render`].
 
+use std::sync::Arc;
+
 pub use crate::cgroup::stats::{IoCounts, MemoryEvents, MemoryStat};
 pub use crate::cpulist::{CpuSet, Present};
 pub use crate::history::cpu::{CpuTimes, Shown};
 pub use crate::procfs::Text;
 pub use crate::procfs::diskstats::Line as DiskLine;
 pub use crate::procfs::lines;
-pub use crate::procfs::meminfo::{Line as MeminfoLine, parse_line as parse_meminfo_line};
+pub use crate::procfs::meminfo::{Line as MeminfoLine, Meminfo, parse_line as parse_meminfo_line};
 use crate::units::{Bytes, Nsec};
 
 /// The facts behind one file.
@@ -20,7 +22,7 @@ pub enum Facts {
     /// `/proc/meminfo`.
     Meminfo {
         /// The host's file: its lines and their order.
-        host: Text,
+        host: Arc<Meminfo>,
         /// The container's memory.
         memory: Memory,
     },

@@ -140,7 +140,7 @@ fn parsers() -> Vec<(Parser, &'static [&'static str])> {
     vec![
         (
             |text| {
-                ignore(meminfo::Meminfo::parse(text));
+                ignore(meminfo::Meminfo::parse(text.to_vec()));
                 for line in text.split(|&byte| byte == b'\n').map(String::from_utf8_lossy) {
                     ignore(meminfo::parse_line(&line));
                 }

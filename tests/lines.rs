@@ -8,10 +8,9 @@ mod fixtures;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use fixtures::{Fixture, NAMES};
-use lxcfs_rs::facts::{CpuSet, Facts};
+use lxcfs_rs::facts::{CpuSet, Facts, Meminfo};
 use lxcfs_rs::files::{TABLE, TREES};
 use lxcfs_rs::render::{Origin, ROWS, Row, render, source_of};
 
@@ -186,20 +185,22 @@ fn the_hosts_lines_are_those_that_the_specification_lists() {
     assert!(directories.eq(TREES.iter().map(|tree| tree.path)));
 }
 
-/// The host's text in the facts behind a file that is rendered from it line by line; all CPUs
-/// are to be shown.
-fn host_of(facts: &mut Facts) -> Option<&mut Vec<u8>> {
+/// Puts what `change` makes of it in the place of the host's text in the facts behind a file that
+/// is rendered from it line by line; all CPUs are to be shown. None for other facts.
+fn change_host(facts: &mut Facts, change: impl FnOnce(&[u8]) -> Vec<u8>) -> Option<()> {
     match facts {
         Facts::Cpuinfo { host, present } => {
             *present = CpuSet::from_iter(0..64).into();
-            Some(Arc::make_mut(host))
+            *host = change(host).into();
         }
-        Facts::NodeMeminfo { host, .. } => Some(host),
-        Facts::Meminfo { host, .. }
-        | Facts::Vmstat { host, .. }
+        Facts::NodeMeminfo { host, .. } => *host = change(host),
+        Facts::Meminfo { host, .. } => {
+            *host = Meminfo::parse(change(host.text().as_bytes())).into();
+        }
+        Facts::Vmstat { host, .. }
         | Facts::SlabinfoHeader { host }
         | Facts::Swaps { host, .. }
-        | Facts::Stat { host, .. } => Some(Arc::make_mut(host)),
+        | Facts::Stat { host, .. } => *host = change(host).into(),
         Facts::Verbatim(_)
         | Facts::Own(_)
         | Facts::Uptime { .. }
@@ -208,8 +209,9 @@ fn host_of(facts: &mut Facts) -> Option<&mut Vec<u8>> {
         | Facts::CpuList { .. }
         | Facts::CpuMap { .. }
         | Facts::Distances { .. }
-        | Facts::SmtActive(_) => None,
+        | Facts::SmtActive(_) => return None,
     }
+    Some(())
 }
 
 /// The words of a line, of which the last number is one that no line has.
@@ -223,17 +225,21 @@ fn altered(line: &str) -> Vec<String> {
 }
 
 fn check_that_host_lines_follow_the_host(path: &str, mut facts: Facts) -> usize {
-    let Some(host) = host_of(&mut facts).map(|host| String::from_utf8(host.clone()).unwrap())
-    else {
+    let mut host = String::new();
+    let changed = change_host(&mut facts, |text| {
+        host = String::from_utf8(text.to_vec()).unwrap();
+        text.to_vec()
+    });
+    if changed.is_none() {
         return 0;
-    };
+    }
     for (place, line) in host.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
         let altered = altered(line);
         let mut lines: Vec<&str> = host.lines().collect();
         let joined = altered.join(" ");
         lines[place] = &joined;
         let mut facts = facts.clone();
-        *host_of(&mut facts).unwrap() = (lines.join("\n") + "\n").into_bytes();
+        change_host(&mut facts, |_| (lines.join("\n") + "\n").into_bytes()).unwrap();
         let shown = String::from_utf8(render(facts)).unwrap();
         let follows = shown.lines().any(|line| line.split_whitespace().eq(&altered));
         let is_hosts = source_of(path, line).unwrap().origin == Origin::Host;

@@ -34,13 +34,13 @@ impl SwapView {
 
 impl Collector {
     pub(super) fn meminfo(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let host = self.kernel.proc.shared_record("meminfo")?;
-        let memory = self.memory(scope, &Meminfo::parse(&host))?;
+        let host = self.kernel.proc.meminfo()?;
+        let memory = self.memory(scope, &host)?;
         Ok(memory.map(|memory| Facts::Meminfo { host, memory }))
     }
 
     pub(super) fn swaps(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
+        let machine = self.kernel.proc.meminfo()?;
         let (total, free) = if machine.swap_total == Bytes(0) {
             // Nobody has any: a cgroup need only be there.
             scope.levels(&self.kernel, Controller::Memory)?;
@@ -54,7 +54,7 @@ impl Collector {
     }
 
     pub(super) fn vmstat(&self, scope: &Scope<'_>) -> Result<Option<Facts>> {
-        let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
+        let machine = self.kernel.proc.meminfo()?;
         let Some((memory, events)) = self.memory_and_events(scope, &machine)? else {
             return Ok(None);
         };
@@ -263,13 +263,8 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn host() -> Meminfo {
-        Meminfo {
-            mem_total: Bytes(1000 * MIB),
-            swap_total: Bytes(512 * MIB),
-            huge_pages_total: 0,
-            huge_page_size: Bytes(2 * MIB),
-            ..Meminfo::default()
-        }
+        let text = "MemTotal: 1024000 kB\nSwapTotal: 524288 kB\nHugepagesize: 2048 kB\n";
+        Meminfo::parse(text.into())
     }
 
     fn domain(limit: Limit<Bytes>, usage: u64) -> stats::Memory {

@@ -7,7 +7,7 @@ use crate::cpulist::CpuSet;
 use crate::error::Result;
 use crate::facts::{Facts, IoCounts, Memory, MemoryEvents};
 use crate::kernel::Controller;
-use crate::procfs::meminfo::{Meminfo, parse_line};
+use crate::procfs::meminfo::parse_line;
 use crate::units::Bytes;
 
 use super::tree::{Part, among};
@@ -70,7 +70,7 @@ impl Collector {
                 return Ok(Facts::Distances { host, kept: kept.collect() });
             }
             ([node, name @ ("meminfo" | "vmstat" | "numastat")], nodes, _) => {
-                let machine = Meminfo::parse(&self.kernel.proc.shared_record("meminfo")?);
+                let machine = self.kernel.proc.meminfo()?;
                 let Some(memory) = self.memory(scope, &machine)? else {
                     return Ok(Facts::Verbatim(host));
                 };

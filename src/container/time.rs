@@ -45,7 +45,8 @@ impl Clock {
         if let Some(known) = self.shifted.get().filter(|known| known.namespace == time) {
             return Ok(Some(known.offset));
         }
-        let is_childrens = || Result::Ok(proc.namespace(reader, Namespace::TimeForChildren)? == time);
+        let is_childrens =
+            || Result::Ok(proc.namespace(reader, Namespace::TimeForChildren)? == time);
         if !is_childrens()? {
             return Ok(None);
         }

@@ -1,10 +1,10 @@
 //! `/proc/meminfo`: lines of `Label:   value kB`, `fs/proc/meminfo.c`.
 
+use std::ops::Range;
+
 use memchr::memchr;
 
 use crate::units::Bytes;
-
-use super::lines;
 
 /// One line: its label without the colon, and its number; the unit is kB where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +26,18 @@ pub fn parse_line(line: &str) -> Option<Line<'_>> {
         Some(number) => (number.trim_ascii_end(), true),
         None => (rest, false),
     };
-    (!label.is_empty()).then_some(Line { label, value: number.parse().ok()?, kib })
+    // What is no UTF-8 is not ASCII either when it was replaced.
+    let is_label = !label.is_empty() && label.is_ascii();
+    is_label.then_some(Line { label, value: number.parse().ok()?, kib })
 }
 
-/// What the host's meminfo says of the machine; a missing line is 0, but where it is an option.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What the host's meminfo says, and of the machine; a missing line is 0, but where it is an
+/// option.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meminfo {
+    text: String,
+    /// Where in `text` the labels are, each with its number and whether that is in kB.
+    lines: Vec<(Range<usize>, u64, bool)>,
     /// `MemTotal`.
     pub mem_total: Bytes,
     /// `SwapTotal`.
@@ -47,27 +53,45 @@ pub struct Meminfo {
 }
 
 impl Meminfo {
-    /// Picks the lines it needs; all others, and malformed ones, are passed over.
+    /// Takes the text apart; malformed lines are passed over.
     #[must_use]
-    pub fn parse(text: &[u8]) -> Meminfo {
-        const NEEDED: [&[u8]; 3] = [b"MemTotal", b"SwapTotal", b"CmaTotal"];
-        let is_needed = |line: &&[u8]| {
-            line.starts_with(b"Huge") || NEEDED.iter().any(|label| line.starts_with(label))
-        };
+    pub fn parse(text: Vec<u8>) -> Meminfo {
+        let text = String::from_utf8(text)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let mut found = Meminfo::default();
-        for line in lines(text).filter(is_needed) {
-            let Some(line) = std::str::from_utf8(line).ok().and_then(parse_line) else { continue };
-            match line.label {
-                "MemTotal" => found.mem_total = Bytes::from_kib(line.value),
-                "SwapTotal" => found.swap_total = Bytes::from_kib(line.value),
-                "HugePages_Total" => found.huge_pages_total = line.value,
-                "Hugepagesize" => found.huge_page_size = Bytes::from_kib(line.value),
-                "Hugetlb" => found.hugetlb = Some(Bytes::from_kib(line.value)),
-                "CmaTotal" => found.cma_total = Bytes::from_kib(line.value),
-                _ => {}
+        let mut start = 0;
+        for line in text.split('\n') {
+            if let Some(Line { label, value, kib }) = parse_line(line) {
+                match label {
+                    "MemTotal" => found.mem_total = Bytes::from_kib(value),
+                    "SwapTotal" => found.swap_total = Bytes::from_kib(value),
+                    "HugePages_Total" => found.huge_pages_total = value,
+                    "Hugepagesize" => found.huge_page_size = Bytes::from_kib(value),
+                    "Hugetlb" => found.hugetlb = Some(Bytes::from_kib(value)),
+                    "CmaTotal" => found.cma_total = Bytes::from_kib(value),
+                    _ => {}
+                }
+                found.lines.push((start..start + label.len(), value, kib));
             }
+            start += line.len() + 1;
         }
+        found.text = text;
         found
+    }
+
+    /// Its lines, in the host's order.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.lines.iter().map(|(label, value, kib)| Line {
+            label: &self.text[label.clone()],
+            value: *value,
+            kib: *kib,
+        })
+    }
+
+    /// The host's text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 
@@ -90,12 +114,24 @@ mod tests {
     #[test]
     fn the_machines_size() {
         let text = b"MemTotal: 100 kB\njunk\n\xff\nSwapTotal: 7 kB\nHugePages_Total: 16\nHugepagesize: 2048 kB\nCmaTotal: 3 kB\n";
-        let found = Meminfo::parse(text);
+        let found = Meminfo::parse(text.to_vec());
         assert_eq!(found.mem_total, Bytes(102_400));
         assert_eq!(found.swap_total, Bytes(7168));
         assert_eq!(found.huge_pages_total, 16);
         assert_eq!(found.huge_page_size, Bytes(2 << 20));
         assert_eq!((found.cma_total, found.hugetlb), (Bytes(3072), None));
-        assert_eq!(Meminfo::parse(b"Hugetlb: 0 kB\n").hugetlb, Some(Bytes(0)));
+        assert_eq!(Meminfo::parse(b"Hugetlb: 0 kB\n".into()).hugetlb, Some(Bytes(0)));
+        let lines: Vec<_> = found.lines().map(|line| (line.label, line.value, line.kib)).collect();
+        assert_eq!(
+            lines,
+            [
+                ("MemTotal", 100, true),
+                ("SwapTotal", 7, true),
+                ("HugePages_Total", 16, false),
+                ("Hugepagesize", 2048, true),
+                ("CmaTotal", 3, true),
+            ]
+        );
+        assert!(found.text().starts_with("MemTotal: 100 kB\njunk\n"));
     }
 }

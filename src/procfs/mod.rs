@@ -11,14 +11,16 @@ pub mod sysfs;
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::sys::file;
 
+use meminfo::Meminfo;
 use mountinfo::Mount;
 use rustix::io::Errno;
-use shared::Shared;
 pub use shared::Text;
+use shared::{Shared, SharedFile};
 
 /// A mounted procfs, or a captured one. The only code that opens `/proc`.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct ProcRoot {
     dir: OwnedFd,
     path: PathBuf,
     shared: Shared,
+    meminfo: SharedFile<Meminfo>,
 }
 
 /// The identity of a namespace: the inode number behind `/proc/PID/ns/*`, `namespaces(7)`.
@@ -70,7 +73,8 @@ impl ProcRoot {
     /// [`Error::Io`] where there is no such directory.
     pub fn open(path: &Path) -> Result<Self> {
         let dir = file::open_directory(path).map_err(|error| Error::io("open", path, error))?;
-        Ok(ProcRoot { dir, path: path.to_owned(), shared: Shared::default() })
+        let (shared, meminfo) = Default::default();
+        Ok(ProcRoot { dir, path: path.to_owned(), shared, meminfo })
     }
 
     /// The path of `name`, for messages.
@@ -116,6 +120,17 @@ impl ProcRoot {
         self.shared
             .read_at(&self.dir, name, |file| file::reread_record(file))
             .map_err(|error| Error::io("read", self.path(name), error))
+    }
+
+    /// What `meminfo` says, shared as [`ProcRoot::shared`].
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn meminfo(&self) -> Result<Arc<Meminfo>> {
+        const NAME: &str = "meminfo";
+        self.meminfo
+            .read_at(&self.dir, NAME, |file| file::reread_record(file), Meminfo::parse)
+            .map_err(|error| Error::io("read", self.path(NAME), error))
     }
 
     /// Opens the file `name`.

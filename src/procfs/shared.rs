@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -20,19 +20,13 @@ pub type Text = Arc<Vec<u8>>;
 /// [`file::reread_record`].
 pub(super) type Read = fn(&OwnedFd) -> io::Result<Vec<u8>>;
 
-/// The files, held open, and their last texts.
+/// The files, by their names, and their last texts.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    files: RwLock<Vec<(Box<str>, Arc<SharedFile>)>>,
+    files: RwLock<Vec<Named>>,
 }
 
-#[derive(Debug)]
-struct SharedFile {
-    descriptor: OwnedFd,
-    /// When it was read, and what it said. Locked while it is read: who comes meanwhile waits for
-    /// the same text.
-    last: Mutex<Option<(Instant, Text)>>,
-}
+type Named = (Box<str>, Arc<SharedFile<Vec<u8>>>);
 
 impl Shared {
     /// The text of `name` below `dir`, no older than [`SHARED_FOR`]. The names are the program's
@@ -41,34 +35,70 @@ impl Shared {
     /// # Errors
     /// What openat(2) or pread(2) answers.
     pub(super) fn read_at(&self, dir: impl AsFd, name: &str, read: Read) -> io::Result<Text> {
-        let file = self.file(dir, name)?;
-        let mut last = file.last.lock();
-        let now = Instant::now();
-        if let Some((read_at, text)) = &*last
-            && now.duration_since(*read_at) < SHARED_FOR
-        {
-            return Ok(Arc::clone(text));
-        }
-        let text = Arc::new(read(&file.descriptor)?);
-        *last = Some((now, Arc::clone(&text)));
-        Ok(text)
+        self.file(name).read_at(dir, name, read, |text| text)
     }
 
-    fn file(&self, dir: impl AsFd, name: &str) -> io::Result<Arc<SharedFile>> {
-        let known = |files: &[(Box<str>, Arc<SharedFile>)]| {
+    fn file(&self, name: &str) -> Arc<SharedFile<Vec<u8>>> {
+        let known = |files: &[Named]| {
             files.iter().find(|(known, _)| **known == *name).map(|(_, file)| Arc::clone(file))
         };
         if let Some(file) = known(&self.files.read()) {
-            return Ok(file);
+            return file;
         }
-        let file = SharedFile { descriptor: file::open_at(dir, name)?, last: Mutex::new(None) };
         let mut files = self.files.write();
-        if let Some(file) = known(&files) {
-            return Ok(file);
+        known(&files).unwrap_or_else(|| {
+            let file = Arc::<SharedFile<_>>::default();
+            files.push((name.into(), Arc::clone(&file)));
+            file
+        })
+    }
+}
+
+/// A file, held open, and what was last made of its text.
+#[derive(Debug)]
+pub(super) struct SharedFile<T> {
+    descriptor: OnceLock<OwnedFd>,
+    /// When it was read, and what it said. Locked while it is read: who comes meanwhile waits for
+    /// the same text.
+    last: Mutex<Option<(Instant, Arc<T>)>>,
+}
+
+impl<T> Default for SharedFile<T> {
+    fn default() -> Self {
+        SharedFile { descriptor: OnceLock::new(), last: Mutex::new(None) }
+    }
+}
+
+impl<T> SharedFile<T> {
+    /// What `parse` makes of the text of this file, which is `name` below `dir`; no older than
+    /// [`SHARED_FOR`].
+    ///
+    /// # Errors
+    /// What openat(2) or pread(2) answers.
+    pub(super) fn read_at(
+        &self,
+        dir: impl AsFd,
+        name: &str,
+        read: Read,
+        parse: fn(Vec<u8>) -> T,
+    ) -> io::Result<Arc<T>> {
+        let mut last = self.last.lock();
+        let now = Instant::now();
+        if let Some((read_at, parsed)) = &*last
+            && now.duration_since(*read_at) < SHARED_FOR
+        {
+            return Ok(Arc::clone(parsed));
         }
-        let file = Arc::new(file);
-        files.push((name.into(), Arc::clone(&file)));
-        Ok(file)
+        let descriptor = match self.descriptor.get() {
+            Some(descriptor) => descriptor,
+            None => {
+                let opened = file::open_at(dir, name)?;
+                self.descriptor.get_or_init(|| opened)
+            }
+        };
+        let parsed = Arc::new(parse(read(descriptor)?));
+        *last = Some((now, Arc::clone(&parsed)));
+        Ok(parsed)
     }
 }
 

@@ -1,22 +1,18 @@
 //! `/proc/meminfo`: the host's lines in the host's order, each with the container's value.
 
-use crate::facts::{Memory, parse_meminfo_line};
+use crate::facts::{Meminfo, Memory};
 
-use super::lines;
 use super::sources::{MEMINFO, Numbers};
 
-pub(super) fn render(host: &[u8], memory: &Memory) -> Vec<u8> {
+pub(super) fn render(host: &Meminfo, memory: &Memory) -> Vec<u8> {
     let numbers = Numbers::in_file(MEMINFO, memory);
-    let mut text = String::with_capacity(host.len());
-    for line in lines(host) {
-        let Some(line) = std::str::from_utf8(line).ok().and_then(parse_meminfo_line) else {
-            continue;
-        };
+    let mut text = String::with_capacity(host.text().len());
+    for line in host.lines() {
         let value = numbers.of(line.label, line.value);
         push_line(&mut text, line.label, value, line.kib);
     }
     // Not one line of the form that /proc/meminfo has: better the host's than an empty file.
-    if text.is_empty() { host.to_vec() } else { text.into_bytes() }
+    if text.is_empty() { host.text().into() } else { text.into_bytes() }
 }
 
 /// One line in the kernel's layout: the label in 16 columns and the number in 8, but for the
@@ -41,6 +37,7 @@ const BLANKS: &str = "                        ";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::parse_meminfo_line;
     use crate::units::Bytes;
 
     #[test]
@@ -65,6 +62,7 @@ DirectMap4k:       30720 kB
     #[test]
     fn a_line_of_another_form_is_left_out_and_a_text_of_another_form_stays() {
         let memory = Memory { free: Bytes(2048), ..Memory::default() };
+        let render = |host: &[u8], memory| render(&Meminfo::parse(host.to_vec()), memory);
         let text = render(b"MemTotal: x\nMemFree: 3 kB\n\xff: 3 kB\n", &memory);
         assert_eq!(text, b"MemFree:               2 kB\n");
         assert_eq!(render(b"MemTotal\n", &Memory::default()), b"MemTotal\n");
@@ -74,7 +72,8 @@ DirectMap4k:       30720 kB
     fn hardware_stays_and_all_else_is_the_containers() {
         let host = b"MemTotal:       100 kB\nVmallocTotal:   7 kB\nFuture:   5 kB\nCmaTotal:  64 kB\nCmaFree:   3 kB\nHugePages_Rsvd:    2\nDirectMap32M:    9 kB\n";
         let memory = Memory { total: Bytes(2048), cma_total: Bytes(65536), ..Memory::default() };
-        let text = String::from_utf8(render(host, &memory)).unwrap();
+        let host = Meminfo::parse(host.to_vec());
+        let text = String::from_utf8(render(&host, &memory)).unwrap();
         assert_eq!(
             text,
             "MemTotal:              2 kB\n\
