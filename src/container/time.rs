@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
+use super::init::namespace_number;
 use crate::error::Result;
 use crate::procfs::{Namespace, NsId, ProcRoot, process};
 use crate::sys::descriptors::Place;
@@ -68,6 +69,5 @@ impl Clock {
 fn open(proc: &ProcRoot, process: u32, namespace: NsId) -> Option<(OwnedFd, Place)> {
     let place = Place::take()?;
     let opened = proc.open_file(&format!("{process}/ns/time")).ok()?;
-    let stat = rustix::fs::fstat(&opened).ok()?;
-    (NsId(stat.st_ino) == namespace).then_some((opened, place))
+    (namespace_number(proc, &opened).ok()? == namespace).then_some((opened, place))
 }
