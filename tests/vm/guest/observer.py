@@ -156,6 +156,9 @@ class Laws:
         self.total = [0] * 10
         # When each CPU was last shown.
         self.shown_at = {}
+        # Asked once: where sysfs has a daemon's file and that daemon has ended, glibc counts the
+        # lines of /proc/stat instead, which is a reading that nobody saw.
+        self.cpu_count = os.cpu_count() or 1
         # CPUs whose columns are known to the tick. A reading that nobody saw, of uptime or of a
         # daemon that was killed, may have moved those of any.
         self.known = self.every_cpu()
@@ -214,7 +217,7 @@ class Laws:
         self.reads += 1
 
     def every_cpu(self):
-        return {f"cpu{number}" for number in range(os.cpu_count() or 1)} | self.cpus.keys()
+        return {f"cpu{number}" for number in range(self.cpu_count)} | self.cpus.keys()
 
     def uptime(self):
         text = self.read("uptime")
