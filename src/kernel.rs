@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cgroup::dir::CgroupDir;
 use crate::cgroup::layout::{Layout, Version};
+use crate::cgroup::moves::Moves;
 use crate::error::Result;
 use crate::procfs::ProcRoot;
 use crate::procfs::sysfs::SysRoot;
@@ -76,6 +77,8 @@ pub struct Kernel {
     pub sys: SysRoot,
     /// All cgroup hierarchies.
     pub hierarchies: Vec<Mounted>,
+    /// What moved in them.
+    pub moves: Moves,
     layout: Layout,
     controllers: [Option<usize>; Controller::ALL.len()],
 }
@@ -106,7 +109,8 @@ impl Kernel {
                 serves: controllers.contains(&Some(index)),
             });
         }
-        let kernel = Kernel { proc, sys, hierarchies, layout, controllers };
+        let moves = Moves::default();
+        let kernel = Kernel { proc, sys, hierarchies, moves, layout, controllers };
         if let Some(memory) = kernel.hierarchy_of(Controller::Memory) {
             let Mounted { version, root, .. } = &kernel.hierarchies[memory];
             version.is_hierarchical(root)?;

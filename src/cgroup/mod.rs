@@ -1,7 +1,7 @@
 //! Control groups: which hierarchy has a controller, and what its files say.
 //!
 //! [`layout`], [`path`] and [`mod@format`] are pure; [`dir`] does all reading of files, and
-//! [`taskstats`] asks what no file tells; `v1` and `v2` know
+//! [`taskstats`] and [`moves`] ask what no file tells; `v1` and `v2` know
 //! file names and quirks, and neither knows the other. Above this module nobody tells the
 //! versions apart: [`Version`]'s methods choose.
 
@@ -11,6 +11,7 @@ pub mod dir;
 pub mod format;
 pub mod layout;
 pub mod limits;
+pub mod moves;
 pub mod path;
 pub mod stats;
 pub mod taskstats;

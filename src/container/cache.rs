@@ -247,7 +247,7 @@ impl Resolver {
         // It is another one by now where the first turned out to be gone, or elsewhere.
         let container = self.containers.get(known.identity());
         let who = container.and_then(|container| known.who(container));
-        let who = who.filter(|_| known.is_unchanged());
+        let who = who.filter(|_| known.is_unchanged(&self.kernel.moves));
         if who.is_none() {
             self.readers.forget(&tid);
         }
@@ -438,7 +438,8 @@ impl Resolver {
         if swept.elapsed() < SWEEP_EVERY {
             return;
         }
-        self.readers.forget_where(|known| !known.was_asked() || !known.is_unchanged());
+        self.readers
+            .forget_where(|known| !known.was_asked() || !known.is_unchanged(&self.kernel.moves));
         self.inits.forget_where(|init| !init.is_alive());
         self.boundaries
             .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));

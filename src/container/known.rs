@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 use super::held::Holds;
 use super::thread::Thread;
 use super::{Container, Identity, Subject, Who};
-use crate::error::Result;
+use crate::cgroup::moves::{Moves, Standing};
+use crate::error::{Error, Result};
 use crate::procfs::{Namespace, NsId, ProcRoot, namespace_of};
 use crate::sys::file;
 
@@ -43,6 +44,8 @@ pub(super) struct Known {
     thread: Option<Thread>,
     links: Vec<(OwnedFd, NsId)>,
     listings: Vec<(OwnedFd, Vec<u8>)>,
+    /// The listings.
+    standing: Standing,
     reader: Option<u32>,
     is_host: bool,
     container: Weak<Container>,
@@ -80,6 +83,7 @@ impl Known {
             thread: (!is_seen).then_some(thread),
             links,
             listings,
+            standing: Standing::default(),
             reader: who.reader,
             is_host: matches!(who.subject, Subject::Host(_)),
             container: Arc::downgrade(container),
@@ -109,12 +113,20 @@ impl Known {
     }
 
     /// Whether the thread lives, and everything is as it was.
-    pub(super) fn is_unchanged(&self) -> bool {
+    pub(super) fn is_unchanged(&self, moves: &Moves) -> bool {
+        // The links in any case: by them it is known that the processes live, which alone tells
+        // their listings from those of later ones.
         self.thread.as_ref().is_none_or(Thread::is_alive)
             && self.links.iter().all(|(link, found)| namespace_of(link) == Some(*found))
-            && self
-                .listings
-                .iter()
-                .all(|(listing, text)| file::reread_record(listing).is_ok_and(|now| now == *text))
+            && self.standing.confirm(moves, || self.check_listings()).is_ok()
+    }
+
+    fn check_listings(&self) -> Result<()> {
+        let is_same =
+            |(file, text): &(_, _)| file::reread_record(file).is_ok_and(|now| now == *text);
+        if self.listings.iter().all(is_same) {
+            return Ok(());
+        }
+        Err(Error::Gone { what: "a process's cgroups".to_owned() })
     }
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::dir::{CgroupDir, CgroupId, nothing_if_gone};
 use crate::cgroup::layout::Version;
+use crate::cgroup::moves::Standing;
 use crate::cgroup::path::Membership;
 use crate::error::{Error, Result};
 use crate::kernel::{Controller, Kernel};
@@ -107,8 +108,8 @@ impl Roots {
 pub struct Container {
     roots: Roots,
     identity: Identity,
-    /// By hierarchy: the cgroup and its ancestors without the hierarchy's root, once opened.
-    levels: Vec<OnceLock<Vec<CgroupDir>>>,
+    /// By hierarchy: what was opened of it.
+    opened: Vec<OnceLock<Opened>>,
     /// How many directories that is, all opened.
     depth: usize,
     /// CLOCK_BOOTTIME when the container began.
@@ -118,6 +119,15 @@ pub struct Container {
     pub pid_level: usize,
     /// The clock of its processes.
     pub clock: Clock,
+}
+
+/// A hierarchy's directories of a container.
+#[derive(Debug)]
+struct Opened {
+    /// The cgroup and its ancestors, without the hierarchy's root.
+    dirs: Vec<CgroupDir>,
+    /// That the cgroup is where it was.
+    standing: Standing,
 }
 
 impl Container {
@@ -152,7 +162,7 @@ impl Container {
         Container {
             identity: roots.identity(),
             depth: depth.sum(),
-            levels: roots.0.iter().map(|_| OnceLock::new()).collect(),
+            opened: roots.0.iter().map(|_| OnceLock::new()).collect(),
             roots,
             birth: Nsec(0),
             pid_level: 0,
@@ -195,14 +205,15 @@ impl Container {
         let Some(hierarchy) = kernel.hierarchy_of(controller) else {
             return Ok(Levels { version: Version::V2, dirs: &[] });
         };
-        let dirs = match self.levels[hierarchy].get() {
-            Some(dirs) => dirs,
+        let opened = match self.opened[hierarchy].get() {
+            Some(opened) => opened,
             None => {
                 let dirs = self.open(kernel, hierarchy)?;
-                self.levels[hierarchy].get_or_init(|| dirs)
+                let standing = Standing::default();
+                self.opened[hierarchy].get_or_init(|| Opened { dirs, standing })
             }
         };
-        Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs })
+        Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs: &opened.dirs })
     }
 
     /// Whether it has a cgroup of its own in the hierarchy that has `controller`.
@@ -218,8 +229,8 @@ impl Container {
     /// # Errors
     /// [`Error::Gone`].
     pub fn check_exists(&self) -> Result<()> {
-        let mut opened = self.levels.iter().filter_map(|dirs| dirs.get()?.first());
-        opened.try_for_each(CgroupDir::check_exists)
+        let mut dirs = self.opened.iter().filter_map(|opened| opened.get()?.dirs.first());
+        dirs.try_for_each(CgroupDir::check_exists)
     }
 
     /// Fails unless its cgroup in one hierarchy is still where it was, so that a process that is
@@ -228,8 +239,12 @@ impl Container {
     /// # Errors
     /// [`Error::Gone`].
     pub fn check_is_there(&self, kernel: &Kernel, hierarchy: usize) -> Result<()> {
-        let opened = self.levels[hierarchy].get();
-        let Some(dir) = opened.and_then(|dirs| dirs.first()) else { return Ok(()) };
+        let Some(opened) = self.opened[hierarchy].get() else { return Ok(()) };
+        let Some(dir) = opened.dirs.first() else { return Ok(()) };
+        opened.standing.confirm(&kernel.moves, || self.look_for(dir, kernel, hierarchy))
+    }
+
+    fn look_for(&self, dir: &CgroupDir, kernel: &Kernel, hierarchy: usize) -> Result<()> {
         let root = self.roots.0[hierarchy].as_ref();
         let Some(root) = root.filter(|_| kernel.hierarchies[hierarchy].version == Version::V1)
         else {
@@ -244,7 +259,8 @@ impl Container {
 
     /// Closes what has not been read of it since this was last called.
     pub(super) fn close_unused(&self) {
-        self.levels.iter().filter_map(OnceLock::get).flatten().for_each(CgroupDir::close_unused);
+        let dirs = self.opened.iter().filter_map(OnceLock::get).flat_map(|opened| &opened.dirs);
+        dirs.for_each(CgroupDir::close_unused);
     }
 
     /// How many descriptors of directories it holds at most.

@@ -446,6 +446,7 @@ impl<'a> Keeper<'a> {
         rustix::thread::set_name(c"lxcfs-rs-worker").map_err(|errno| failed(errno.into()))?;
         let vfs = self.keeping.vfs.make(self.mounted.path(), Arc::clone(&self.kept))?;
         let (vfs, progress) = (Arc::new(vfs), Some(Arc::clone(progress)));
+        vfs.count_moves();
         let session = Session::watched(connection, vfs, self.options.workers(), progress)?;
         // Before it has a second thread, and before it has read a request.
         privilege::give_up();

@@ -1,4 +1,5 @@
-//! Memory that outlives the process: a memfd that others hold too, mapped.
+//! Memory that others have too: a memfd, which outlives the process, or what the kernel itself
+//! writes to, mapped.
 
 use std::ffi::CStr;
 use std::io;
@@ -11,12 +12,13 @@ use rustix::fs::{MemfdFlags, SealFlags};
 /// Neither shrinks, which would turn an access into SIGBUS, nor grows.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// A memfd, mapped as words that any number of threads and processes may use at a time.
+/// Memory of a descriptor, mapped as words that any number of threads and processes may use at a
+/// time.
 #[derive(Debug)]
 pub struct Shared {
     words: NonNull<AtomicU64>,
     count: usize,
-    memfd: OwnedFd,
+    descriptor: OwnedFd,
 }
 
 // SAFETY: the mapping belongs to this value alone, is unmapped by its drop alone, and is only
@@ -52,16 +54,16 @@ impl Shared {
         Shared::map(memfd, count)
     }
 
-    fn map(memfd: OwnedFd, count: usize) -> io::Result<Shared> {
-        // SAFETY: mmap(2) at an address of the kernel's choice; the file is as long as that,
-        // and sealed against becoming shorter.
+    /// The words of `descriptor`, which has at least so many and never comes to have fewer.
+    pub(super) fn map(descriptor: OwnedFd, count: usize) -> io::Result<Shared> {
+        // SAFETY: mmap(2) at an address of the kernel's choice.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 count * size_of::<u64>(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                memfd.as_raw_fd(),
+                descriptor.as_raw_fd(),
                 0,
             )
         };
@@ -69,7 +71,7 @@ impl Shared {
             return Err(io::Error::last_os_error());
         }
         let words = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Shared { words, count, memfd })
+        Ok(Shared { words, count, descriptor })
     }
 
     /// The words.
@@ -83,7 +85,7 @@ impl Shared {
 
 impl AsFd for Shared {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memfd.as_fd()
+        self.descriptor.as_fd()
     }
 }
 

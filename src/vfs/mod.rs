@@ -232,6 +232,17 @@ impl Vfs {
         self.resolver.start();
     }
 
+    /// Has the kernel count what moves in its cgroups: as long as nothing does, readers that are
+    /// known need not be looked for there. It takes the rights of [`Moves::count`]; without, each
+    /// read looks.
+    ///
+    /// [`Moves::count`]: crate::cgroup::moves::Moves::count
+    pub fn count_moves(&self) {
+        if let Err(error) = self.collector.kernel.moves.count() {
+            log::info!("the kernel does not count what moves in cgroups: {error}");
+        }
+    }
+
     /// The same, with another rule for how many CPUs a quota is.
     #[must_use]
     pub fn with_cpu_count(mut self, cpu_count: CpuCount) -> Vfs {

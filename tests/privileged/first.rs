@@ -1,5 +1,5 @@
-//! What the first read of a container costs the daemon, in system calls: strace(1) over all threads
-//! of the worker.
+//! What the first read of a container costs the daemon, in system calls, and what the next ones do
+//! without: strace(1) over all threads of the worker.
 //!
 //! Needs what [`crate::who`] needs, strace, and Linux 6.13, which tells of processes by pidfd.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use lxcfs_rs::cgroup::moves::Moves;
 use nix::sys::signal::Signal;
 
 use crate::byhand::{Group, MIB, Plan, eventually, mem};
@@ -43,29 +44,30 @@ impl Trace {
         Trace { strace, log }
     }
 
-    /// The calls from the one on by which the worker finds out about the thread `reader`, without
-    /// those on /dev/fuse.
-    fn calls_for(self, reader: u32) -> Vec<String> {
+    /// The calls, those that began in one line and ended in another as two.
+    fn calls(self) -> Vec<String> {
         let Trace { strace, log } = self;
         strace.signal(Signal::SIGINT);
         strace.end();
         let text = fs::read_to_string(log).unwrap();
         let lines = text.lines().filter_map(|line| Some(line.split_once(' ')?.1.trim_start()));
-        let begins = |line: &&str| line.starts_with(|first: char| first.is_ascii_alphabetic());
+        lines.map(str::to_owned).collect()
+    }
+
+    /// The calls from the one on by which the worker finds out about the thread `reader`, without
+    /// those on /dev/fuse.
+    fn calls_for(self, reader: u32) -> Vec<String> {
+        let begins = |line: &String| line.starts_with(|first: char| first.is_ascii_alphabetic());
         let first = format!("pidfd_open({reader},");
         // A build with debug assertions asks before it closes; and who sees to it that no request
         // waits for long (`relief.rs`) looks as often as time passes.
-        let is_other = |line: &&str| {
+        let is_other = |line: &String| {
             ["</dev/fuse>", "F_GETFD", "clock_nanosleep(", "restart_syscall("]
                 .iter()
                 .any(|word| line.contains(word))
         };
-        lines
-            .filter(begins)
-            .skip_while(|line| !line.starts_with(&first))
-            .filter(|line| !is_other(line))
-            .map(str::to_owned)
-            .collect()
+        let lines = self.calls().into_iter().filter(begins);
+        lines.skip_while(|line| !line.starts_with(&first)).filter(|line| !is_other(line)).collect()
     }
 }
 
@@ -94,4 +96,31 @@ fn the_first_read_of_a_container_takes_few_system_calls() {
     // Whatever else a worker does meanwhile only adds to them.
     let least = counted.iter().min_by_key(|calls| calls.len()).unwrap();
     assert!((20..=MOST).contains(&least.len()), "{}:\n{}", least.len(), least.join("\n"));
+}
+
+/// How often the readers below are read for.
+const READS: usize = 100;
+
+#[test]
+fn who_is_known_is_looked_for_again_only_after_something_has_moved() {
+    let served = Served::new();
+    let (group, other) = (Group::limited(16 * MIB), Group::limited(17 * MIB));
+    let mut reader = Plan::container(&group).start(&served.place);
+    assert_eq!(reader.total(), 16 * MIB);
+    let trace = Trace::of(&served);
+    for _ in 0..READS {
+        assert_eq!(mem(&reader.try_read("meminfo").unwrap(), "MemTotal"), 16 * MIB);
+    }
+    let listing = format!("</proc/{}/cgroup>", reader.pid);
+    let calls = trace.calls();
+    let looks = calls.iter().filter(|call| call.starts_with("pread64(") && call.contains(&listing));
+    // Other tests move processes at the same time.
+    let looks = looks.count();
+    let is_counted = Moves::default().count().is_ok();
+    assert_eq!(looks < READS, is_counted, "{looks} looks at {listing}");
+    // And it is: no move escapes.
+    for (group, limit) in [(&other, 17 * MIB), (&group, 16 * MIB)].into_iter().cycle().take(READS) {
+        group.take(reader.pid);
+        assert_eq!(mem(&reader.try_read("meminfo").unwrap(), "MemTotal"), limit);
+    }
 }
