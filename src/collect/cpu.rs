@@ -110,6 +110,17 @@ impl Collector {
         })
     }
 
+    /// The idle time of the container's CPUs, in ticks; none as of [`Collector::cpu_times`].
+    pub(super) fn idle(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<u64>> {
+        // What is remembered must still be this container's.
+        scope.levels(&self.kernel, Controller::Cpuacct)?;
+        let remembered = self.history.of(scope.container);
+        match remembered.update(|record| Ok(Step::Same(record.cpu.idle_within_tick(now))))? {
+            Some(idle) => Ok(Some(idle)),
+            None => Ok(self.cpu_times(scope, now)?.map(|times| times.total.idle)),
+        }
+    }
+
     /// The first n of the CPUs that the container may use.
     pub(super) fn cpus(&self, scope: &Scope<'_>) -> Result<Cpus> {
         let online = online(&self.kernel)?;

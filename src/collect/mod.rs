@@ -190,8 +190,8 @@ impl Collector {
                 UpSince::Host => now,
             },
         };
-        let Some(times) = self.cpu_times(scope, now)? else { return Ok(None) };
-        Ok(Some(Facts::Uptime { up, idle: Nsec::from_ticks(times.total.idle) }))
+        let Some(idle) = self.idle(scope, now)? else { return Ok(None) };
+        Ok(Some(Facts::Uptime { up, idle: Nsec::from_ticks(idle) }))
     }
 
     fn loadavg(&self, scope: &Scope<'_>, now: Nsec) -> Result<Option<Facts>> {

@@ -113,6 +113,17 @@ impl Record {
         present.numbers().iter().all(is_within).then(|| self.times(present))
     }
 
+    /// The idle time of all CPUs, in ticks, that is shown at the moment `time`, whatever the counters
+    /// say and whichever CPUs are present: as long as no tick has come to completion of any that
+    /// was shown. None where one has.
+    #[must_use]
+    pub fn idle_within_tick(&self, time: Nsec) -> Option<u64> {
+        let elapsed = time - self.last.time;
+        let is_within = |cpu: &Cpu| (cpu.wall + elapsed).ticks() == cpu.emitted;
+        let is_known = !self.cpus.is_empty() && self.cpus.values().all(is_within);
+        is_known.then(|| self.cpus.values().map(|cpu| cpu.shown.idle).sum())
+    }
+
     /// Takes in a reading of the counters while `present` are the container's CPUs, and tells
     /// what to show.
     pub fn update(&mut self, now: Counters, present: &Present) -> CpuTimes {
@@ -310,11 +321,15 @@ mod tests {
     fn within_a_tick_nothing_new_is_shown() {
         let mut record = Record::new(Nsec(0));
         assert_eq!(record.within_tick(Nsec(0), &cpus("0")), None);
+        assert_eq!(record.idle_within_tick(Nsec(0)), None);
         let times = record.update(at(SECOND + TICK / 2, SECOND / 2, 0, 0), &cpus("0"));
         let last = SECOND + TICK - 1;
         assert_eq!(record.within_tick(Nsec(last), &cpus("0")), Some(times.clone()));
         assert_eq!(record.within_tick(Nsec(last + 1), &cpus("0")), None);
         assert_eq!(record.within_tick(Nsec(last), &cpus("0-1")), None);
+        // Of 1.005 s 0.5 were used.
+        assert_eq!(record.idle_within_tick(Nsec(last)), Some(50));
+        assert_eq!(record.idle_within_tick(Nsec(last + 1)), None);
         assert_eq!(record.update(at(last, SECOND, 0, 0), &cpus("0")), times);
     }
 
@@ -497,8 +512,10 @@ mod tests {
                     record = through_a_file(&record);
                 }
                 let without_reading = record.within_tick(now.time, &cpus(present));
+                let idle = record.idle_within_tick(now.time);
                 let times = record.update(now.clone(), &cpus(present));
                 prop_assert!(without_reading.is_none_or(|foretold| foretold == times));
+                prop_assert!(idle.is_none_or(|idle| idle <= times.total.idle));
                 prop_assert_eq!(times.cpus.len(), cpus(present).len());
                 for &(number, shown) in &times.cpus {
                     let before = last.insert(number, shown).unwrap_or_default();
