@@ -10,19 +10,31 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
-use crate::sys::bpf::Passes;
+use crate::sys::bpf::{Instruction, Passes};
 
-/// Tracepoints of the kernel, include/trace/events/cgroup.h, since Linux 4.13: all but a task's
-/// birth and death that change its /proc/PID/cgroup, and what is at a path that stands there.
-const EVENTS: [&CStr; 7] = [
+/// Tracepoints of include/trace/events/cgroup.h, Linux 4.13, each of which is such an event. There
+/// is none for the birth and death of a task, nor where hierarchies come and go: those that are
+/// asked about are held open.
+const EVENTS: [&CStr; 5] = [
     c"cgroup_attach_task",
     c"cgroup_transfer_tasks",
     c"cgroup_rename",
     c"cgroup_rmdir",
-    c"cgroup_setup_root",
-    c"cgroup_destroy_root",
     c"cgroup_remount",
 ];
+
+/// A thread that is not the first of its process, and may be in another cgroup, takes over that
+/// one's number, and with it its files in /proc, when it executes a program: include/trace/events/sched.h,
+/// Linux 3.4.
+const EXEC: &CStr = c"sched_process_exec";
+
+/// Whether it is such a thread that executes: its number was another one before.
+fn has_another_number() -> [Instruction; 3] {
+    // `old_pid`, the second argument.
+    let load = Instruction::load_u64(6, 1, 8);
+    let now = Instruction::get_current_pid_tgid();
+    [load, now, Instruction::skip_if_same_u32(0, 6, Passes::NOT_COUNTED)]
+}
 
 /// The moves of the whole machine.
 #[derive(Debug, Default)]
@@ -36,7 +48,10 @@ impl Moves {
     /// # Errors
     /// As [`Passes::of`].
     pub fn count(&self) -> io::Result<()> {
-        let passes = Passes::of(&EVENTS)?;
+        let condition = has_another_number();
+        let events = EVENTS.iter().map(|name| (*name, &[][..]));
+        let events: Vec<_> = events.chain([(EXEC, &condition[..])]).collect();
+        let passes = Passes::of(&events)?;
         self.passes.get_or_init(|| passes);
         Ok(())
     }

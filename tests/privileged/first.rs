@@ -124,3 +124,40 @@ fn who_is_known_is_looked_for_again_only_after_something_has_moved() {
         assert_eq!(mem(&reader.try_read("meminfo").unwrap(), "MemTotal"), limit);
     }
 }
+
+/// Reads, also when a thread of its own has moved away, and once more as what that executes, by
+/// the same number and in the thread's cgroup: prints MemTotal of the last two times.
+const EXECUTES_BY_A_THREAD: &str = "
+import os, sys, threading
+meminfo, tasks = sys.argv[1:3]
+def total():
+    return open(meminfo).readline().split()[1]
+def move_and_execute():
+    with open(tasks, 'w') as file:
+        file.write(str(threading.get_native_id()))
+    moved.set()
+    was_read.wait()
+    os.execv(sys.executable, [sys.executable, '-c', 'print(open(\"' + meminfo + '\").readline().split()[1])'])
+moved, was_read = threading.Event(), threading.Event()
+[total() for _ in range(3)]
+threading.Thread(target=move_and_execute).start()
+moved.wait()
+print([total() for _ in range(3)][2], flush=True)
+was_read.set()
+";
+
+#[test]
+fn whoever_executes_by_a_thread_is_where_that_was() {
+    let served = Served::new();
+    let (group, other) = (Group::limited(160 * MIB), Group::limited(170 * MIB));
+    let shell = format!("{} exec python3 -c \"$0\" \"$@\"", group.join());
+    let mut command = Command::new("sh");
+    command.args(["-c", &shell, EXECUTES_BY_A_THREAD]);
+    command
+        .arg(served.place.mountpoint().join("proc/meminfo"))
+        .arg(other.dir("memory").join("tasks"));
+    let output = command.output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let expected = format!("{}\n{}\n", 160 * 1024, 170 * 1024);
+    assert_eq!(shown, expected, "{}", String::from_utf8_lossy(&output.stderr));
+}

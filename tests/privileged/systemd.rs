@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
+use lxcfs_rs::cgroup::moves::Moves;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::byhand::{Group, MIB, Plan, Reader, eventually};
-use crate::daemon::{Guarded, PROGRAM, Place, replace_worker};
+use crate::daemon::{Guarded, PROGRAM, Place, replace_worker, worker_of};
 use crate::keeper::Readers;
 
 const UNIT: &str = "lxcfs-rs.service";
@@ -180,6 +181,9 @@ fn restarts_and_kills_are_not_noticed() {
     let manager = Manager::start(&place);
     manager.output(&["start", UNIT]);
     assert!(manager.is_active());
+    // The unit lets it have whatever is to be had.
+    let maps = fs::read_to_string(format!("/proc/{}/maps", worker_of(manager.main_pid()))).unwrap();
+    assert_eq!(maps.contains("bpf-map"), Moves::default().count().is_ok());
     let readers = Readers::new(&place);
     let rounds = 4;
     for _ in 0..rounds {
