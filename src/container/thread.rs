@@ -16,13 +16,15 @@ pub struct Thread {
     pub group: u32,
     /// Of the thread, or where the kernel has none such of its group; none where it has none.
     pidfd: Option<OwnedFd>,
+    /// Whether that ends with the thread.
+    is_its_own: bool,
 }
 
 impl Thread {
     /// Whether a later thread of its number is known not to be it.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
-        self.pidfd.is_some()
+        self.pidfd.is_some() && self.is_its_own
     }
 
     /// Whether neither it nor its group had ended. True where the kernel has no pidfds: a
@@ -46,7 +48,7 @@ pub(super) fn to_pid(pid: u32) -> Option<Pid> {
 pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
     let Some(pid) = to_pid(tid) else { return Some(Err(gone(tid))) };
     match identity::thread_group(pid) {
-        Ok((group, pidfd)) => Some(Ok(Thread { group, pidfd: Some(pidfd) })),
+        Ok((group, pidfd)) => Some(Ok(Thread { group, pidfd: Some(pidfd), is_its_own: true })),
         Err(error) => match error.raw_os_error() {
             Some(libc::ESRCH) => Some(Err(gone(tid))),
             Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => None,
@@ -66,5 +68,5 @@ pub fn by_status(proc: &ProcRoot, tid: u32) -> Result<Thread> {
     let group = process::parse_thread_group(&status)
         .ok_or_else(|| Error::malformed(proc.path(&name), 0, &status, "a line Tgid"))?;
     let pidfd = to_pid(group).and_then(|group| identity::process(group).ok());
-    Ok(Thread { group, pidfd })
+    Ok(Thread { group, pidfd, is_its_own: group == tid })
 }
