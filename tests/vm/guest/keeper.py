@@ -62,17 +62,12 @@ def status():
     return json.loads(output(BINARY, "status", "--json"))
 
 
-def await_worker_after(before):
+def await_worker(resumes):
+    """The worker that is the so manieth to go on. One that is killed before it is ready is none."""
     deadline = time.monotonic() + PATIENCE
-    while (found := status()["worker_pid"]) in (before, None):
-        assert time.monotonic() < deadline, "no other worker"
-    return found
-
-
-def await_resumes(number):
-    deadline = time.monotonic() + PATIENCE
-    while (found := status()["resumes"]) != number:
-        assert time.monotonic() < deadline, f"resumes: shown {found}, expected {number}"
+    while (found := status())["resumes"] != resumes:
+        assert time.monotonic() < deadline, f"resumes: shown {found['resumes']}, expected {resumes}"
+    return found["worker_pid"]
 
 
 def readers(containers):
@@ -102,14 +97,13 @@ def test_only_what_is_being_answered_fails_with_a_worker():
         for number in range(KILLS):
             time.sleep(random.random() / 5)
             os.kill(worker, signal.SIGKILL)
-            worker = await_worker_after(worker)
-            # One that is killed before it is ready does not count as one that went on.
-            await_resumes(number + 1)
+            worker = await_worker(number + 1)
         for reader in started:
             errors = end(reader)
             print(f"# {KILLS} kills: {len(errors)} reads failed")
             assert set(errors) <= {errno.ECONNABORTED}, errors
             assert len(errors) <= 2 * KILLS, errors
+        equal("resumes", status()["resumes"], KILLS)
         equal("reconnections", status()["reconnections"], 0)
         equal("the keeper", daemon.process.poll(), None)
 
