@@ -9,7 +9,6 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Result;
 use crate::sys::bpf::{Instruction, Passes};
 
 /// Tracepoints of include/trace/events/cgroup.h, Linux 4.13, each of which is such an event. There
@@ -48,10 +47,7 @@ impl Moves {
     /// # Errors
     /// As [`Passes::of`].
     pub fn count(&self) -> io::Result<()> {
-        let condition = has_another_number();
-        let events = EVENTS.iter().map(|name| (*name, &[][..]));
-        let events: Vec<_> = events.chain([(EXEC, &condition[..])]).collect();
-        let passes = Passes::of(&events)?;
+        let passes = Passes::of(&[(&EVENTS, &[]), (&[EXEC], &has_another_number())])?;
         self.passes.get_or_init(|| passes);
         Ok(())
     }
@@ -74,7 +70,11 @@ impl Standing {
     ///
     /// # Errors
     /// That of `check`.
-    pub fn confirm(&self, moves: &Moves, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn confirm<E>(
+        &self,
+        moves: &Moves,
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
         // Before what is checked: a move meanwhile is another number.
         let now = moves.so_far();
         if now.is_some_and(|now| self.confirmed.load(Ordering::Acquire) == now) {

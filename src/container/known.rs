@@ -9,7 +9,7 @@ use super::held::Holds;
 use super::thread::Thread;
 use super::{Container, Identity, Subject, Who};
 use crate::cgroup::moves::{Moves, Standing};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::procfs::{Namespace, NsId, ProcRoot, namespace_of};
 use crate::sys::file;
 
@@ -118,15 +118,15 @@ impl Known {
         // their listings from those of later ones.
         self.thread.as_ref().is_none_or(Thread::is_alive)
             && self.links.iter().all(|(link, found)| namespace_of(link) == Some(*found))
-            && self.standing.confirm(moves, || self.check_listings()).is_ok()
+            && self
+                .standing
+                .confirm(moves, || self.listings_are_unchanged().then_some(()).ok_or(()))
+                .is_ok()
     }
 
-    fn check_listings(&self) -> Result<()> {
+    fn listings_are_unchanged(&self) -> bool {
         let is_same =
             |(file, text): &(_, _)| file::reread_record(file).is_ok_and(|now| now == *text);
-        if self.listings.iter().all(is_same) {
-            return Ok(());
-        }
-        Err(Error::Gone { what: "a process's cgroups".to_owned() })
+        self.listings.iter().all(is_same)
     }
 }

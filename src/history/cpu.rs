@@ -107,9 +107,8 @@ impl Record {
     #[must_use]
     pub fn within_tick(&self, time: Nsec, present: &Present) -> Option<CpuTimes> {
         let elapsed = time - self.last.time;
-        let is_within = |number| {
-            self.cpus.get(&number).is_some_and(|cpu| (cpu.wall + elapsed).ticks() == cpu.emitted)
-        };
+        let is_within =
+            |number| self.cpus.get(&number).is_some_and(|cpu| cpu.is_within_tick(elapsed));
         present.numbers().iter().all(is_within).then(|| self.times(present))
     }
 
@@ -119,8 +118,8 @@ impl Record {
     #[must_use]
     pub fn idle_within_tick(&self, time: Nsec) -> Option<u64> {
         let elapsed = time - self.last.time;
-        let is_within = |cpu: &Cpu| (cpu.wall + elapsed).ticks() == cpu.emitted;
-        let is_known = !self.cpus.is_empty() && self.cpus.values().all(is_within);
+        let mut cpus = self.cpus.values();
+        let is_known = !self.cpus.is_empty() && cpus.all(|cpu| cpu.is_within_tick(elapsed));
         is_known.then(|| self.cpus.values().map(|cpu| cpu.shown.idle).sum())
     }
 
@@ -202,6 +201,11 @@ impl Record {
 }
 
 impl Cpu {
+    /// Whether no tick comes to completion in so much more wall time.
+    fn is_within_tick(&self, elapsed: Nsec) -> bool {
+        (self.wall + elapsed).ticks() == self.emitted
+    }
+
     /// Gives out the ticks of wall time that have come to completion: to the measured columns
     /// as far as they have whole ticks, the rest to idle.
     fn emit(&mut self) {

@@ -162,23 +162,27 @@ impl Passes {
     pub const NOT_COUNTED: i16 = 4;
 
     /// Counts from now on at all of `tracepoints`, by their names in
-    /// /sys/kernel/tracing/events/SYSTEM, each with a condition: what to run first, with the address
-    /// of the tracepoint's arguments, of 64 bits each, in register 1. Linux 5.5.
+    /// /sys/kernel/tracing/events/SYSTEM, those together that have the same condition: what to run
+    /// first, with the address of the tracepoint's arguments, of 64 bits each, in register 1.
+    /// Linux 5.5.
     ///
     /// # Errors
     /// EPERM without CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, and before Linux 5.11 where no more
     /// memory may be locked; ENOENT for a tracepoint that the kernel has not; EINVAL on older kernels.
-    pub fn of(tracepoints: &[(&CStr, &[Instruction])]) -> io::Result<Passes> {
+    pub fn of(tracepoints: &[(&[&CStr], &[Instruction])]) -> io::Result<Passes> {
         const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
         let map = array_of_one()?;
         let [first, second] = Instruction::address_of_value(1, &map);
         let count = [first, second, Instruction::set(2, 1), Instruction::add_u64_at(1, 2)];
         let end = [Instruction::set(0, 0), Instruction::exit()];
-        let link = |(name, condition): &(&CStr, &[Instruction])| {
+        let mut links = Vec::new();
+        for (names, condition) in tracepoints {
             let program = [condition, &count[..], &end[..]].concat();
-            open_tracepoint(name, &load(BPF_PROG_TYPE_RAW_TRACEPOINT, &program)?)
-        };
-        let links = tracepoints.iter().map(link).collect::<io::Result<_>>()?;
+            let program = load(BPF_PROG_TYPE_RAW_TRACEPOINT, &program)?;
+            for name in *names {
+                links.push(open_tracepoint(name, &program)?);
+            }
+        }
         Ok(Passes { _links: links, count: Shared::map(map, 1)? })
     }
 
@@ -289,17 +293,17 @@ mod tests {
     #[test]
     fn passes_of_tracepoints_are_counted_where_the_condition_holds() {
         // Who may not, or has an older kernel, cannot have anything counted.
-        let Ok(forks) = Passes::of(&[(c"sched_process_fork", &[])]) else { return };
+        let Ok(forks) = Passes::of(&[(&[c"sched_process_fork"], &[])]) else { return };
         let never = [
             Instruction::get_current_pid_tgid(),
             Instruction::skip_if_same_u32(0, 0, Passes::NOT_COUNTED),
         ];
-        let none = Passes::of(&[(c"sched_process_fork", &never)]).unwrap();
+        let none = Passes::of(&[(&[c"sched_process_fork"], &never)]).unwrap();
         let before = forks.count();
         thread::spawn(|| ()).join().unwrap();
         assert!(forks.count() > before);
         assert_eq!(none.count(), 0);
-        let error = Passes::of(&[(c"no_such_tracepoint", &[])]).unwrap_err();
+        let error = Passes::of(&[(&[c"no_such_tracepoint"], &[])]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }

@@ -114,8 +114,8 @@ fn who_is_known_is_looked_for_again_only_after_something_has_moved() {
     let listing = format!("</proc/{}/cgroup>", reader.pid);
     let calls = trace.calls();
     let looks = calls.iter().filter(|call| call.starts_with("pread64(") && call.contains(&listing));
-    // Other tests move processes at the same time.
     let looks = looks.count();
+    // Other tests move processes at the same time.
     let is_counted = Moves::default().count().is_ok();
     assert_eq!(looks < READS, is_counted, "{looks} looks at {listing}");
     // And it is: no move escapes.
