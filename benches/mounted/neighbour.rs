@@ -31,15 +31,27 @@ struct Sample {
     rss_kib: Option<u64>,
 }
 
+impl Sample {
+    fn p50_ns(&self) -> f64 {
+        self.outcome.p50_ns.into()
+    }
+
+    fn p99_ns(&self) -> f64 {
+        self.outcome.p99_ns.into()
+    }
+}
+
 /// All rounds of one subject beside one hostile container, or alone.
 #[derive(Debug, Serialize)]
 pub(crate) struct Neighbour {
     operation: Operation,
     subject: Kind,
     beside: Option<Hostile>,
-    /// Medians over the rounds.
+    /// Medians over the rounds; of those alone too, the medians of what they were in each round.
     p50_ns: f64,
+    p50_times: f64,
     p99_ns: f64,
+    p99_times: f64,
     /// The largest of the rounds'.
     rss_kib: Option<u64>,
     rounds: Vec<Sample>,
@@ -53,21 +65,32 @@ pub(crate) fn measure(
     container: &Container,
     cgroups: &Cgroups,
 ) -> Result<Vec<Neighbour>> {
-    let mut neighbours = Vec::new();
-    for beside in situations(plan) {
-        let samples = in_turn(plan.rounds, subjects, |subject| {
+    let situations = situations(plan);
+    // Alone and beside all in the same turn: what else the machine does is then in both.
+    let turns = in_turn(plan.rounds, subjects, |subject| {
+        let sample = |&beside: &Option<Hostile>| {
             sample(plan, operation, subject, container, cgroups, beside)
                 .with_context(|| format!("{operation:?} beside {beside:?}"))
-        })?;
-        neighbours.extend(subjects.iter().zip(samples).map(|(subject, rounds)| {
+        };
+        situations.iter().map(sample).collect::<Result<Vec<Sample>>>()
+    })?;
+    let mut neighbours = Vec::new();
+    for (index, &beside) in situations.iter().enumerate() {
+        neighbours.extend(subjects.iter().zip(&turns).map(|(subject, turns)| {
             let over =
-                |figure: fn(&Sample) -> u32| median(rounds.iter().map(figure).map(f64::from));
+                |figure: fn(&Sample) -> f64| median(turns.iter().map(|turn| figure(&turn[index])));
+            let times = |figure: fn(&Sample) -> f64| {
+                median(turns.iter().map(|turn| figure(&turn[index]) / figure(&turn[0])))
+            };
+            let rounds: Vec<Sample> = turns.iter().map(|turn| turn[index]).collect();
             Neighbour {
                 operation,
                 subject: subject.kind,
                 beside,
-                p50_ns: over(|sample| sample.outcome.p50_ns),
-                p99_ns: over(|sample| sample.outcome.p99_ns),
+                p50_ns: over(Sample::p50_ns),
+                p50_times: times(Sample::p50_ns),
+                p99_ns: over(Sample::p99_ns),
+                p99_times: times(Sample::p99_ns),
                 rss_kib: rounds.iter().filter_map(|sample| sample.rss_kib).max(),
                 rounds,
             }
@@ -153,10 +176,7 @@ pub(crate) fn table(operation: Operation, neighbours: &[Neighbour]) -> String {
     let columns = format!("{:>7}{:>7}{:>8}{:>7}{:>6}", "p50", "x", "p99", "x", "RSS");
     row("beside", vec![columns; kinds.len()]);
     for beside in situations {
-        let cell = |&kind: &Kind| match (find(kind, beside), find(kind, None)) {
-            (Some(one), Some(alone)) => columns_of(one, alone),
-            _ => String::new(),
-        };
+        let cell = |&kind: &Kind| find(kind, beside).map(columns_of).unwrap_or_default();
         row(&words(beside), kinds.iter().map(cell).collect());
     }
     lines.join("\n")
@@ -168,11 +188,11 @@ fn words(beside: Option<Hostile>) -> String {
     format!("{threads} threads, {limit}")
 }
 
-fn columns_of(one: &Neighbour, alone: &Neighbour) -> String {
+fn columns_of(one: &Neighbour) -> String {
     let mut cell = String::new();
-    for (figure, of, width) in [(one.p50_ns, alone.p50_ns, 7), (one.p99_ns, alone.p99_ns, 8)] {
+    for (figure, times, width) in [(one.p50_ns, one.p50_times, 7), (one.p99_ns, one.p99_times, 8)] {
         // Writing to a String cannot fail.
-        let _ = write!(cell, "{:>width$} {:>6}", digits(figure / 1e3), digits(figure / of));
+        let _ = write!(cell, "{:>width$} {:>6}", digits(figure / 1e3), digits(times));
     }
     let rss = one.rss_kib.map_or("-".to_owned(), |kib| digits(kib as f64 / 1024.0));
     cell + &format!("{rss:>6}")
