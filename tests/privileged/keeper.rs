@@ -1,12 +1,13 @@
 //! What readers notice when workers are killed and programs replaced: nothing.
 //!
-//! Needs what [`crate::who`] needs; python3 for a reader that waits for pressure.
+//! Needs what [`crate::who`] needs; python3 for a reader that waits for pressure; the static
+//! program, which packaging/build builds where `$PROGRAM` names none.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in #[test] functions, not in what they call
 
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -213,6 +214,14 @@ fn killed_workers_are_not_noticed() {
     assert!(daemon.end().0.success());
 }
 
+/// Another build of the program, the one that is packed: static, optimised, without assertions.
+fn other_build() -> PathBuf {
+    let build = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/build");
+    let output = Command::new(build).arg("program").stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{build} program: {}", output.status);
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
+}
+
 /// A copy of the program: another file, as a package's upgrade leaves it.
 fn copy(place: &Place, name: &str) -> PathBuf {
     let path = place.base.join(name);
@@ -223,7 +232,7 @@ fn copy(place: &Place, name: &str) -> PathBuf {
 #[test]
 fn upgrades_are_not_noticed() {
     let place = Place::new();
-    let programs = ["one", "two"].map(|name| copy(&place, name));
+    let programs = [copy(&place, "program"), other_build()];
     let daemon = start(&place);
     let readers = Readers::new(&place);
     let upgrades = if full() { 50 } else { 10 };
@@ -287,16 +296,18 @@ fn sigusr1_goes_on_as_the_program_at_the_same_path() {
 #[test]
 fn daemons_that_take_over_from_each_other_are_not_noticed() {
     let place = Place::new();
-    let taking_over = || {
-        let mut command = serve(&place.mountpoint());
-        command.arg("--take-over");
+    let programs = [PathBuf::from(PROGRAM), other_build()];
+    let taking_over = |program: &Path| {
+        let mut command = Command::new(program);
+        command.args(serve(&place.mountpoint()).get_args()).arg("--take-over");
         start_telling(&place, command).0
     };
-    let mut daemon = taking_over();
+    let mut daemon = taking_over(&programs[1]);
     let readers = Readers::new(&place);
     let times = if full() { 50 } else { 10 };
-    for _ in 0..times {
-        let mut before = std::mem::replace(&mut daemon, taking_over());
+    for round in 0..times {
+        let next = taking_over(&programs[round % 2]);
+        let mut before = std::mem::replace(&mut daemon, next);
         let pid = i64::from(daemon.pid().as_raw());
         assert_eq!(status(&place)["pid"].as_i64(), Some(pid));
         // It would be started again if it ended by itself.
