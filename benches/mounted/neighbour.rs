@@ -47,7 +47,7 @@ pub(crate) struct Neighbour {
     operation: Operation,
     subject: Kind,
     beside: Option<Hostile>,
-    /// Medians over the rounds; of those alone too, the medians of what they were in each round.
+    /// Medians over the rounds, also of how many times those alone in the same round.
     p50_ns: f64,
     p50_times: f64,
     p99_ns: f64,
@@ -77,12 +77,11 @@ pub(crate) fn measure(
     let mut neighbours = Vec::new();
     for (index, &beside) in situations.iter().enumerate() {
         neighbours.extend(subjects.iter().zip(&turns).map(|(subject, turns)| {
-            let over =
-                |figure: fn(&Sample) -> f64| median(turns.iter().map(|turn| figure(&turn[index])));
+            let rounds: Vec<Sample> = turns.iter().map(|turn| turn[index]).collect();
+            let over = |figure: fn(&Sample) -> f64| median(rounds.iter().map(figure));
             let times = |figure: fn(&Sample) -> f64| {
                 median(turns.iter().map(|turn| figure(&turn[index]) / figure(&turn[0])))
             };
-            let rounds: Vec<Sample> = turns.iter().map(|turn| turn[index]).collect();
             Neighbour {
                 operation,
                 subject: subject.kind,

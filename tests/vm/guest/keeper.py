@@ -63,7 +63,7 @@ def status():
 
 
 def await_worker(resumes):
-    """The worker that is the so manieth to go on. One that is killed before it is ready is none."""
+    """The worker once so many have gone on: one that is killed before it is ready has not."""
     deadline = time.monotonic() + PATIENCE
     while (found := status())["resumes"] != resumes:
         assert time.monotonic() < deadline, f"resumes: shown {found['resumes']}, expected {resumes}"
