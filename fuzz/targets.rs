@@ -66,6 +66,7 @@ pub fn procfs(text: &[u8]) {
     black_box((process::parse_stat(text), process::parse_thread_group(text)));
     black_box((process::parse_state(text), process::parse_effective_capabilities(text)));
     black_box((process::parse_ns_pids(text), process::parse_boottime_offset(text)));
+    black_box(process::parse_voluntary_switches(text));
     black_box((mountinfo::parse(text), mountinfo::parse_mount_id(text)));
     black_box((parse_namespace_link(text), namespaces::offset_of("boottime", text)));
     assert!(mountinfo::unescape(text).len() <= text.len());
