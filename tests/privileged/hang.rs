@@ -57,6 +57,8 @@ impl Function {
     fn replace(pid: Pid, code: &[u8]) -> Function {
         let names = Command::new("nm").args(["-C", PROGRAM]).output().unwrap();
         let names = String::from_utf8(names.stdout).unwrap();
+        // Some compilers put brackets around the type.
+        let names = names.replace(['<', '>'], "");
         let line =
             names.lines().find(|line| line.ends_with(" lxcfs_rs::collect::Collector::uptime"));
         let offset = u64::from_str_radix(line.unwrap().split(' ').next().unwrap(), 16).unwrap();
