@@ -127,6 +127,8 @@ impl Drop for Container {
     fn drop(&mut self) {
         let _ = self.runtime.kill();
         let _ = self.runtime.wait();
+        // What a killed one leaves, the next command removes: there may be no other.
+        let _ = crate::life::program(&["ps", "-q"]).output();
     }
 }
 
