@@ -29,16 +29,19 @@ use crate::procfs::{Namespace, NsId, process};
 use crate::sys::{descriptors, identity};
 use crate::units::Nsec;
 
-/// How many descriptors the remembered containers hold at most: a directory per hierarchy and
-/// level each.
-const MOST_FOR_CONTAINERS: usize = 16_384;
-/// How many the remembered namespaces of one kind hold at most: two each.
-const MOST_FOR_NAMESPACES: usize = 2_048;
+/// How many directories of containers' cgroups are open at most: one per level of each hierarchy
+/// that something was asked of, on v1 up to two dozen for a container.
+const MOST_DIRECTORIES: usize = 32_768;
+/// How many containers are remembered at most.
+const MOST_CONTAINERS: usize = 4_096;
+/// How many descriptors the remembered namespaces of one kind hold at most: two each.
+const MOST_FOR_NAMESPACES: usize = 8_192;
 /// How many the remembered readers hold at most: three to six each.
-const MOST_FOR_READERS: usize = 4_096;
+const MOST_FOR_READERS: usize = 16_384;
 /// How many numbers of threads are remembered that have read once: who reads again is worth being
-/// remembered himself.
-const MOST_NUMBERS: usize = 1_024;
+/// remembered himself. More than there may be places for readers: one that takes turns with all of
+/// the others is not forgotten in between.
+const MOST_NUMBERS: usize = 8_192;
 /// How many births are remembered: more than containers, since a birth must never change.
 const MOST_BIRTHS: usize = 8192;
 /// How often at most what has ended is looked for, to be forgotten. A namespace that is held
@@ -68,6 +71,8 @@ pub struct Resolver {
     inside: Inside,
     boundaries: Held<NsId, Boundary>,
     containers: Held<Identity, Container>,
+    /// Of containers, open.
+    most_directories: usize,
     births: Mutex<LruCache<Identity, Nsec>>,
     /// Containers that were found ended, until [`Resolver::take_ended`].
     ended: Mutex<Vec<Identity>>,
@@ -137,12 +142,13 @@ impl Resolver {
             own,
             without_pidfd_info: AtomicBool::new(false),
             unknown: AtomicU64::new(0),
-            readers: Held::at_most((files / 16).min(MOST_FOR_READERS)),
+            readers: Held::at_most((files / 16 * 3).min(MOST_FOR_READERS)),
             numbers: Mutex::new(LruCache::new(most(MOST_NUMBERS))),
             inits: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             inside: Inside::default(),
             boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
-            containers: Held::at_most((files / 4).min(MOST_FOR_CONTAINERS)),
+            containers: Held::at_most(MOST_CONTAINERS),
+            most_directories: (files / 4).min(MOST_DIRECTORIES),
             births: Mutex::new(LruCache::new(most(MOST_BIRTHS))),
             ended: Mutex::new(Vec::new()),
             swept: Mutex::new(Instant::now()),
@@ -216,6 +222,7 @@ impl Resolver {
 
     fn find(&self, tid: u32) -> Result<Who> {
         self.sweep();
+        self.containers.forget_while(|| super::open_directories() > self.most_directories);
         if let Some(who) = self.recall(tid) {
             return Ok(who);
         }

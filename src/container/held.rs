@@ -70,6 +70,19 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         }
     }
 
+    /// Forgets entries, from the least recently used on, for as long as `condition` is true.
+    pub(super) fn forget_while(&self, condition: impl Fn() -> bool) {
+        while condition() {
+            let mut entries = self.entries.lock();
+            let oldest = entries.by_key.pop_lru();
+            entries.uncount(&oldest);
+            drop(entries);
+            if oldest.is_none() {
+                break;
+            }
+        }
+    }
+
     pub(super) fn forget(&self, key: &K) {
         let mut entries = self.entries.lock();
         let forgotten = entries.by_key.pop_entry(key);
@@ -152,6 +165,20 @@ mod tests {
         // The second 2 had none beside the first, and is not taken.
         assert_eq!(keys(&held), [4, 2, 1]);
         assert_eq!(held.get(&2).as_deref(), Some(&4));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_for_as_long_as_asked() {
+        let held = Held::at_most(100);
+        for key in 1..=4 {
+            held.put(key, Arc::new(1));
+        }
+        held.get(&1);
+        held.forget_while(|| held.len() > 2);
+        assert_eq!(keys(&held), [1, 4]);
+        // What somebody else keeps is not to be waited for.
+        held.forget_while(|| true);
+        assert!(keys(&held).is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub use time::Clock;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,26 @@ struct Opened {
     standing: Standing,
 }
 
+/// How many directories of containers are open, in all.
+static DIRECTORIES: AtomicUsize = AtomicUsize::new(0);
+
+impl Opened {
+    fn new(dirs: Vec<CgroupDir>) -> Opened {
+        DIRECTORIES.fetch_add(dirs.len(), Ordering::Relaxed);
+        Opened { dirs, standing: Standing::default() }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        DIRECTORIES.fetch_sub(self.dirs.len(), Ordering::Relaxed);
+    }
+}
+
+fn open_directories() -> usize {
+    DIRECTORIES.load(Ordering::Relaxed)
+}
+
 impl Container {
     /// The container that is bounded by the cgroups which `memberships` name, whatever is at
     /// these paths just now: it began at `birth`, and its processes are numbered `pid_level`
@@ -208,9 +229,8 @@ impl Container {
         let opened = match self.opened[hierarchy].get() {
             Some(opened) => opened,
             None => {
-                let dirs = self.open(kernel, hierarchy)?;
-                let standing = Standing::default();
-                self.opened[hierarchy].get_or_init(|| Opened { dirs, standing })
+                let opened = Opened::new(self.open(kernel, hierarchy)?);
+                self.opened[hierarchy].get_or_init(|| opened)
             }
         };
         Ok(Levels { version: kernel.hierarchies[hierarchy].version, dirs: &opened.dirs })
@@ -290,8 +310,10 @@ impl Container {
 }
 
 impl held::Holds for Container {
+    /// One, whatever it has opened: that is counted for all containers together, by
+    /// [`open_directories`].
     fn descriptors(&self) -> usize {
-        self.descriptors()
+        1
     }
 }
 

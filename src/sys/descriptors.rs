@@ -25,7 +25,7 @@ pub fn raise_limit() {
 
 /// How many descriptors are held at most that only spare an open(2). Each also holds the kernel's
 /// buffer for its file, a page.
-const MOST_SPARE: usize = 8192;
+const MOST_SPARE: usize = 16_384;
 /// Their share of all.
 const SHARE_SPARE: usize = 8;
 /// So many of that share are left to those without which nothing goes, where there are few.
