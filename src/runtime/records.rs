@@ -130,6 +130,7 @@ impl Records {
                 match read(&path) {
                     Err(error) if error.is_gone() => {}
                     Err(error) => log::warn!("{error}; passed over"),
+                    Ok(record) if is_swept_away(&path, &record) => {}
                     Ok(record) => living.push(record),
                 }
             }
@@ -191,6 +192,21 @@ fn remove(path: &Path) {
         }
         _ => {}
     }
+}
+
+/// Whether it is no runtime that has the container's lock but who sweeps it away, which first removes
+/// its record, at `path`. A runtime that is not found may be one of another pid namespace.
+fn is_swept_away(path: &Path, record: &Record) -> bool {
+    for _ in 0..ATTEMPTS {
+        if record.runtime.open().is_ok() {
+            return false;
+        }
+        if !path.exists() {
+            return true;
+        }
+        thread::sleep(MOMENT);
+    }
+    false
 }
 
 fn read(path: &Path) -> Result<Record> {
