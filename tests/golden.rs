@@ -336,7 +336,7 @@ fn a_container_holds_a_descriptor_for_each_hierarchy_and_level() {
     ] {
         let fixture = Fixture::named(name);
         let found = fixture.container(fixture.init_of(container)).unwrap();
-        assert_eq!(found.descriptors(), expected, "{name} {container}");
+        assert_eq!(found.most_directories(), expected, "{name} {container}");
     }
 }
 

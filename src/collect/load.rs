@@ -115,8 +115,8 @@ impl Sampler {
         let most = (descriptors::limit() / 4).min(MOST_DESCRIPTORS);
         let mut state = self.shared.state.lock();
         let held: usize =
-            state.watched.values().map(|watched| watched.container.descriptors()).sum();
-        if held + container.descriptors() <= most {
+            state.watched.values().map(|watched| watched.container.most_directories()).sum();
+        if held + container.most_directories() <= most {
             let (container, count) = (Arc::clone(container), Arc::new(Mutex::new(count)));
             let watched = Watched { container, remembered, count, sample };
             state.watched.entry(identity.clone()).or_insert(watched);

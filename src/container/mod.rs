@@ -283,9 +283,9 @@ impl Container {
         dirs.for_each(CgroupDir::close_unused);
     }
 
-    /// How many descriptors of directories it holds at most.
+    /// How many directories it has open at most, once each hierarchy was asked something.
     #[must_use]
-    pub fn descriptors(&self) -> usize {
+    pub fn most_directories(&self) -> usize {
         self.depth
     }
 
