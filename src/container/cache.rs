@@ -36,8 +36,10 @@ const MOST_DIRECTORIES: usize = 32_768;
 const MOST_CONTAINERS: usize = 4_096;
 /// How many descriptors the remembered namespaces of one kind hold at most: two each.
 const MOST_FOR_NAMESPACES: usize = 8_192;
-/// How many the remembered readers hold at most: three to six each.
+/// How many the remembered readers hold at most: two to six each.
 const MOST_FOR_READERS: usize = 16_384;
+/// How many descriptors the daemon holds that has been asked nothing.
+const OWN_FILES: usize = 64;
 /// How many numbers of threads are remembered that have read once: who reads again is worth being
 /// remembered himself. More than there may be places for readers: one that takes turns with all of
 /// the others is not forgotten in between.
@@ -73,6 +75,8 @@ pub struct Resolver {
     containers: Held<Identity, Container>,
     /// Of containers, open.
     most_directories: usize,
+    /// How many descriptors all that is remembered may hold.
+    most_together: usize,
     births: Mutex<LruCache<Identity, Nsec>>,
     /// Containers that were found ended, until [`Resolver::take_ended`].
     ended: Mutex<Vec<Identity>>,
@@ -142,13 +146,15 @@ impl Resolver {
             own,
             without_pidfd_info: AtomicBool::new(false),
             unknown: AtomicU64::new(0),
-            readers: Held::at_most((files / 16 * 3).min(MOST_FOR_READERS)),
+            readers: Held::at_most(MOST_FOR_READERS),
             numbers: Mutex::new(LruCache::new(most(MOST_NUMBERS))),
             inits: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             inside: Inside::default(),
             boundaries: Held::at_most((files / 16).min(MOST_FOR_NAMESPACES)),
             containers: Held::at_most(MOST_CONTAINERS),
             most_directories: (files / 4).min(MOST_DIRECTORIES),
+            // The rest is for triggers, records of what was shown, and the work of a moment.
+            most_together: files.saturating_sub(OWN_FILES) / 16 * 11,
             births: Mutex::new(LruCache::new(most(MOST_BIRTHS))),
             ended: Mutex::new(Vec::new()),
             swept: Mutex::new(Instant::now()),
@@ -226,6 +232,7 @@ impl Resolver {
         if let Some(who) = self.recall(tid) {
             return Ok(who);
         }
+        self.readers.forget_while(|| self.readers.descriptors() > self.most_for_readers());
         let thread = self.thread(tid)?;
         for _ in 0..ATTEMPTS {
             let mut seen = Seen::default();
@@ -267,9 +274,18 @@ impl Resolver {
             return;
         }
         // Whoever cannot be remembered is found out about again.
-        if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen) {
+        if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen)
+            && self.readers.descriptors() + known.descriptors() <= self.most_for_readers()
+        {
             self.readers.put_beside(tid, Arc::new(known));
         }
+    }
+
+    /// How many descriptors the remembered readers may hold: those that nothing else does.
+    fn most_for_readers(&self) -> usize {
+        let namespaces = self.inits.descriptors() + self.boundaries.descriptors();
+        let files = super::open_directories() + descriptors::spare();
+        self.most_together.saturating_sub(namespaces + files)
     }
 
     fn find_process(&self, process: u32, seen: &mut Seen) -> Result<Who> {

@@ -36,6 +36,11 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         self.entries.lock().by_key.get(key).cloned()
     }
 
+    /// How many descriptors they hold.
+    pub(super) fn descriptors(&self) -> usize {
+        self.entries.lock().descriptors
+    }
+
     /// How many are remembered.
     pub(super) fn len(&self) -> usize {
         self.entries.lock().by_key.len()

@@ -38,6 +38,12 @@ static MOST: LazyLock<usize> =
 /// How many are held.
 static SPARE: AtomicUsize = AtomicUsize::new(0);
 
+/// How many descriptors are held that only spare an open(2).
+#[must_use]
+pub fn spare() -> usize {
+    SPARE.load(Ordering::Relaxed)
+}
+
 /// A place for a descriptor that only spares an open(2), free again when this is dropped.
 #[derive(Debug)]
 pub struct Place(());
