@@ -24,10 +24,13 @@ const INODE: INodeNo = INodeNo(2);
 const TTL: Duration = Duration::from_secs(3600);
 
 /// Serves until it is unmounted or killed.
-pub(crate) fn serve(mount_point: &Path, workers: usize) -> Result<()> {
+pub(crate) fn serve(mount_point: &Path, workers: usize, writable: bool) -> Result<()> {
     let mut config = Config::default();
-    config.mount_options =
-        vec![MountOption::FSName("constant".into()), MountOption::Subtype("constant".into())];
+    config.mount_options = vec![
+        MountOption::FSName("constant".into()),
+        MountOption::Subtype("constant".into()),
+        if writable { MountOption::RW } else { MountOption::RO },
+    ];
     config.acl = SessionACL::All;
     config.n_threads = Some(workers);
     let mut content = vec![b'x'; SIZE];

@@ -75,7 +75,9 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> Result<()> {
     match options.command {
-        Some(Command::Constant { mount_point, workers }) => floor::serve(&mount_point, workers),
+        Some(Command::Constant { mount_point, workers, writable }) => {
+            floor::serve(&mount_point, workers, writable)
+        }
         Some(Command::Daemon { program, arguments }) => {
             subject::become_daemon(&program, &arguments)
         }

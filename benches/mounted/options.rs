@@ -57,6 +57,10 @@ pub(crate) struct Options {
     /// Also write every figure to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Have our daemon take pressure's triggers, which Debian 12's lxcfs does not: its mount and
+    /// the constant file's are then writable, and an fstat asks the daemon
+    #[arg(long)]
+    psi_triggers: bool,
     /// What cargo bench adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,7 +73,12 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// The daemon of the constant file
     #[command(hide = true)]
-    Constant { mount_point: PathBuf, workers: usize },
+    Constant {
+        mount_point: PathBuf,
+        workers: usize,
+        #[arg(long)]
+        writable: bool,
+    },
     /// Becomes a daemon that hears signals and ends with its parent
     #[command(hide = true)]
     Daemon {
@@ -224,6 +233,7 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     pub(crate) buffer: usize,
     pub(crate) workers: usize,
+    pub(crate) psi_triggers: bool,
 }
 
 impl Options {
@@ -253,6 +263,7 @@ impl Options {
             duration: Duration::from_millis(self.duration_ms.unwrap_or(duration_ms)),
             buffer: self.buffer,
             workers: self.workers.unwrap_or(cpus.clamp(2, 4)),
+            psi_triggers: self.psi_triggers,
         };
         ensure!(plan.rounds > 0, "--rounds: 0, expected at least 1");
         ensure!(plan.buffer > 0, "--buffer: 0, expected at least 1");

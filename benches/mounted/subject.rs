@@ -119,6 +119,7 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
             // As many as the floor has, whatever either would choose.
             command.args(["serve", "--workers", &plan.workers.to_string()]).arg(&mount_point);
             command.arg("--runtime-dir").arg(scratch.path.join("run"));
+            command.args((!plan.psi_triggers).then_some("--read-only"));
             (first_line(Command::new(&plan.lxcfs_rs).arg("--version"))?, command)
         }
         Kind::Lxcfs => {
@@ -133,6 +134,7 @@ fn start_one(kind: Kind, plan: &Plan, scratch: &Scratch) -> Result<Subject> {
         Kind::Floor => {
             let mut command = daemon_command(std::env::current_exe()?)?;
             command.arg("constant").arg(&mount_point).arg(plan.workers.to_string());
+            command.args(plan.psi_triggers.then_some("--writable"));
             (format!("fuser, {} workers, {} bytes", plan.workers, floor::SIZE), command)
         }
         Kind::Kernel => {

@@ -72,7 +72,7 @@ struct Args {
     #[arg(long)]
     enable_cfs: bool,
 
-    /// Always so: the files of pressure take triggers
+    /// Have the files of pressure take triggers, for which the mount cannot be read-only
     #[arg(long)]
     enable_psi_poll: bool,
 
@@ -106,6 +106,8 @@ struct Args {
 enum FuseOption {
     /// So here anyway.
     Always,
+    /// `ro`.
+    ReadOnly,
     /// libfuse or mount(8) would do something for it.
     NotDone(String),
 }
@@ -170,7 +172,6 @@ const NOT_DONE: &[&str] = &[
     "readdir_ino",
     "relatime",
     "remember",
-    "ro",
     "setuid",
     "splice_move",
     "splice_read",
@@ -194,6 +195,9 @@ impl FromStr for FuseOption {
         if name.is_empty() || ALWAYS.contains(&name) {
             return Ok(FuseOption::Always);
         }
+        if name == "ro" {
+            return Ok(FuseOption::ReadOnly);
+        }
         if NOT_DONE.contains(&name) {
             return Ok(FuseOption::NotDone(option.to_owned()));
         }
@@ -212,7 +216,7 @@ impl Args {
         let obsolete =
             obsolete.iter().filter(|(given, _)| *given).map(|(_, line)| (*line).to_owned());
         let not_done = self.options.iter().filter_map(|option| match option {
-            FuseOption::Always => None,
+            FuseOption::Always | FuseOption::ReadOnly => None,
             FuseOption::NotDone(option) => Some(format!("-o {option}: nothing is done for it")),
         });
         obsolete.chain(not_done).collect()
@@ -223,6 +227,8 @@ impl Args {
         let options = Options {
             mountpoint: self.mountpoint,
             nonempty: true,
+            // Without, lxcfs has no triggers either.
+            read_only: !self.enable_psi_poll || self.options.contains(&FuseOption::ReadOnly),
             workers: None,
             pidfile: Some(pidfile),
         };
@@ -303,6 +309,7 @@ mod tests {
             "--disable-zswap /m",
             "--enable-cfs /m",
             "--enable-psi-poll /m",
+            "-o ro /m",
             "--runtime-dir=/x /m",
             // Debian's, Ubuntu's and the README's.
             "-l --enable-cfs -f /m",
@@ -324,7 +331,7 @@ mod tests {
             ("-s /m", "-s:"),
             ("--enable-pidfd /m", "--enable-pidfd:"),
             ("--enable-cgroup /m", "--enable-cgroup:"),
-            ("-o ro,allow_other /m", "-o ro:"),
+            ("-o noatime,allow_other /m", "-o noatime:"),
             ("-o fsname=x /m", "-o fsname=x:"),
         ] {
             let lines = parse(arguments).unwrap().warnings();
@@ -368,7 +375,7 @@ mod tests {
         let options = plain.options;
         assert_eq!(options.pidfile.unwrap().to_str(), Some("/run/lxcfs.pid"));
         assert_eq!(plain.runtime_dir.to_str(), Some("/run/lxcfs-rs"));
-        assert!(options.nonempty);
+        assert!(options.nonempty && options.read_only);
         assert_eq!((plain.cpu_count, plain.verbose), (CpuCount::Cpuset, 0));
         assert_eq!(plain.swap, SwapView::default());
 
@@ -377,6 +384,8 @@ mod tests {
         assert_eq!(other.runtime_dir.to_str(), Some("/x/lxcfs-rs"));
         assert_eq!((other.cpu_count, other.verbose), (CpuCount::Ceil, 2));
         assert_eq!(other.swap, SwapView { hidden: true, zswap_hidden: true });
+        assert!(!daemon("--enable-psi-poll -o rw /m").options.read_only);
+        assert!(daemon("--enable-psi-poll -o rw,ro /m").options.read_only);
         let named = daemon("--runtime-dir=/x -p /y/pid /m");
         assert_eq!(named.options.pidfile.unwrap().to_str(), Some("/y/pid"));
     }

@@ -203,6 +203,7 @@ fn serve(mountpoint: &Path, ready: Box<dyn FnOnce()>) -> Result<()> {
     let options = Options {
         mountpoint: mountpoint.to_owned(),
         nonempty: false,
+        read_only: false,
         workers: None,
         pidfile: None,
     };

@@ -43,6 +43,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let options = Options {
         mountpoint: settings.mountpoint(),
         nonempty: false,
+        read_only: settings.read_only,
         workers: settings.workers,
         pidfile: settings.pidfile.clone(),
     };

@@ -45,6 +45,11 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(super) take_over: bool,
 
+    /// Mount read-only: who asks for attributes, as cat and free do, waits one time less; pressure
+    /// takes no triggers. Always so where the kernel has no pressure
+    #[arg(long)]
+    pub(super) read_only: bool,
+
     /// Worker threads [default: one per CPU, at least 2, at most 4]
     #[arg(long, value_name = "N")]
     pub(super) workers: Option<NonZeroUsize>,
@@ -124,6 +129,7 @@ impl Settings {
             pidfile: self.pidfile.or(other.pidfile),
             runtime_dir: self.runtime_dir.or(other.runtime_dir),
             take_over: self.take_over || other.take_over,
+            read_only: self.read_only || other.read_only,
             workers: self.workers.or(other.workers),
             cpu_count: self.cpu_count.or(other.cpu_count),
             cpu_ids: self.cpu_ids.or(other.cpu_ids),
@@ -220,14 +226,14 @@ mod tests {
         assert_eq!(shown.cpu_count, Some(CpuCount::default()));
         assert_eq!(shown.cpu_ids, Some(CpuIds::default()));
         assert_eq!(shown.uptime, Some(UpSince::default()));
-        assert_eq!((shown.take_over, shown.verbose), (false, 0));
+        assert_eq!((shown.take_over, shown.read_only, shown.verbose), (false, false, 0));
         assert!(shown.workers.is_some() && shown.pidfile.is_some());
     }
 
     #[test]
     fn the_command_line_wins() {
         let file = "mountpoint = '/file'\npidfile = '/file'\nruntime-dir = '/file'\n\
-            take-over = true\nworkers = 7\ncpu-count = 'floor'\ncpu-ids = 'compact'\n\
+            take-over = true\nread-only = true\nworkers = 7\ncpu-count = 'floor'\ncpu-ids = 'compact'\n\
             uptime = 'host'\nverbose = 2\n";
         let given = |line: &str| {
             let matches = command().get_matches_from(line.split(' '));
@@ -241,7 +247,7 @@ mod tests {
         assert_eq!(silent.cpu_count, Some(CpuCount::Floor));
         assert_eq!(silent.cpu_ids, Some(CpuIds::Compact));
         assert_eq!(silent.uptime, Some(UpSince::Host));
-        assert_eq!((silent.take_over, silent.verbose), (true, 2));
+        assert_eq!((silent.take_over, silent.read_only, silent.verbose), (true, true, 2));
 
         let told = given(
             "serve /m --pidfile /p --runtime-dir /r --workers 3 --cpu-count round \

@@ -36,18 +36,19 @@ pub struct Connection {
 impl Connection {
     /// Mounts the filesystem on a directory and answers the kernel's INIT.
     ///
+    /// With `read_only` nothing can be opened for writing: EROFS. A read then changes no access
+    /// time, so that the kernel knows the attributes on, and fstat(2) after it sends no GETATTR.
+    ///
     /// # Errors
     /// What opening /dev/fuse, mounting, reading and writing answer.
-    pub fn new(mountpoint: &Path) -> Result<Connection> {
+    pub fn new(mountpoint: &Path, read_only: bool) -> Result<Connection> {
         let mut device =
             OpenOptions::new().read(true).write(true).open(DEVICE).map_err(no_device)?;
         let data = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
             device.as_raw_fd()
         );
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let source = source_at(mountpoint);
-        mount(Some(source.as_os_str()), mountpoint, Some("fuse.lxcfs"), flags, Some(data.as_str()))
+        mount_superblock(mountpoint, &data, read_only)
             .map_err(|error| Error::io("mount fuse.lxcfs on", mountpoint, error))?;
         let shaken = shake_hands(&mut device).inspect_err(|_| {
             // The first error is the one to report.
@@ -79,6 +80,25 @@ impl Connection {
         let word = |at| word(&self.init_request, at).unwrap_or(0);
         word(FLAGS_AT) & INIT_EXT != 0 && word(FLAGS2_AT) & HAS_RESEND != 0
     }
+}
+
+fn mount_superblock(mountpoint: &Path, data: &str, read_only: bool) -> nix::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let source = source_at(mountpoint);
+    let source = Some(source.as_os_str());
+    if !read_only {
+        return mount(source, mountpoint, Some("fuse.lxcfs"), flags, Some(data));
+    }
+    mount(source, mountpoint, Some("fuse.lxcfs"), flags | MsFlags::MS_RDONLY, Some(data))?;
+    // The superblock alone: in a user namespace a mount that is read-only itself stays so, and an
+    // engine fails which is told to bind it writable.
+    let none = None::<&str>;
+    mount(none, mountpoint, none, flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND, none).inspect_err(
+        |_| {
+            // The first error is the one to report.
+            let _ = unmount(mountpoint);
+        },
+    )
 }
 
 fn shake_hands(device: &mut (impl Read + Write)) -> Result<(Vec<u8>, Vec<u8>)> {

@@ -43,6 +43,9 @@ pub struct Options {
     pub mountpoint: PathBuf,
     /// Whether the directory may have files in it, which the mount hides.
     pub nonempty: bool,
+    /// Whether to mount read-only, without pressure's triggers, as is done anyway where the kernel
+    /// has no pressure. What another daemon has mounted stays as it is.
+    pub read_only: bool,
     /// Worker threads; by default one per online CPU, at least 2 and at most 4.
     pub workers: Option<NonZeroUsize>,
     /// A file that holds the daemon's pid from readiness to the end.
@@ -52,6 +55,13 @@ pub struct Options {
 impl Options {
     pub(super) fn workers(&self) -> usize {
         self.workers.map_or_else(default_workers, NonZeroUsize::get)
+    }
+
+    /// Mounts as they say.
+    pub(super) fn connect(&self, mountpoint: &Path) -> Result<Connection> {
+        // A kernel without PSI, or with psi=0, has no such directory.
+        let has_pressure = Path::new("/proc/pressure").exists();
+        Connection::new(mountpoint, self.read_only || !has_pressure)
     }
 }
 
@@ -134,7 +144,7 @@ pub fn serve(
     let claim = Claim::new(&options.mountpoint, options.nonempty, |_| false)?;
     let vfs = Arc::new(vfs()?);
 
-    let connection = Connection::new(claim.path())?;
+    let connection = options.connect(claim.path())?;
     let mounted = Mounted::new(claim)?;
     let session = Session::new(&connection, vfs, options.workers())?;
     let failed = |op| move |error: io::Error| Error::io(op, DEVICE, error);

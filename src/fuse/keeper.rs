@@ -182,7 +182,7 @@ impl<'a> Keeper<'a> {
                 let claim = Claim::new(&options.mountpoint, options.nonempty, is_ending)?;
                 let pidfile = options.pidfile.as_deref().map(Pidfile::lock).transpose()?;
                 let kept = Arc::new(Kept::new()?);
-                let connection = Connection::new(claim.path())?;
+                let connection = options.connect(claim.path())?;
                 (connection, kept, Mounted::new(claim)?, pidfile)
             }
         };
@@ -580,7 +580,7 @@ impl<'a> Keeper<'a> {
 
     /// Mounts afresh.
     fn connect_anew(&mut self) -> Result<()> {
-        let connection = self.mounted.replace(Connection::new)?;
+        let connection = self.mounted.replace(|mountpoint| self.options.connect(mountpoint))?;
         // No handle of the connection before means anything in this one.
         let kept = Kept::new()?;
         kept.go_on_counting(&self.kept);

@@ -130,7 +130,7 @@ fn a_hung_one_is_refused_in_bounded_time() {
 fn one_that_takes_requests_and_answers_none_is_refused_in_bounded_time() {
     let place = Place::new();
     std::fs::create_dir(place.mountpoint()).unwrap();
-    let connection = Connection::new(&place.mountpoint()).unwrap();
+    let connection = Connection::new(&place.mountpoint(), false).unwrap();
     let mut device = File::from(connection.device);
 
     let daemon = Guarded(serve(&place.mountpoint()).spawn().unwrap());
@@ -434,6 +434,74 @@ for _ in range(2):
     python(script, &[&place.mountpoint()]);
 }
 
+/// Who asks for attributes after a read waits for no daemon where the mount is read-only, and does
+/// where it is not; nothing is opened for writing there, and all is read.
+#[test]
+fn a_read_only_mount_keeps_attributes_known_and_takes_no_triggers() {
+    let script = r#"
+import errno, os, sys
+def refused(call):
+    try:
+        call()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+with open(sys.argv[1] + '/proc/meminfo') as file:
+    file.read()
+    print('read', flush=True)
+    sys.stdin.readline()
+    assert os.fstat(file.fileno()).st_size == 4096
+    print('known', flush=True)
+    sys.stdin.readline()
+pressure = sys.argv[1] + '/proc/pressure/memory'
+assert open(pressure).read().startswith('some ')
+calls = [lambda: os.open(pressure, os.O_RDWR), lambda: os.open(file.name, os.O_WRONLY),
+         lambda: os.truncate(file.name, 0), lambda: os.chmod(file.name, 0o600)]
+print(*[refused(call) for call in calls], flush=True)
+"#;
+    let all = "EROFS EROFS EROFS EROFS";
+    for (option, answers) in [(None, "None EACCES EACCES EPERM"), (Some("--read-only"), all)] {
+        let place = Place::new();
+        let mut command = serve(&place.mountpoint());
+        command.args(option);
+        let (daemon, ..) = start_telling(&place, command);
+        let mount = Command::new("findmnt")
+            .args(["--noheadings", "--output", "VFS-OPTIONS,FS-OPTIONS"])
+            .arg(place.mountpoint())
+            .output()
+            .unwrap();
+        let mount = String::from_utf8(mount.stdout).unwrap();
+        let mode = if option.is_some() { "ro," } else { "rw," };
+        let found: Vec<&str> = mount.split_whitespace().collect();
+        assert!(found[0].starts_with("rw,") && found[1].starts_with(mode), "{mount}");
+
+        let mut reader = Command::new("python3");
+        reader.args(["-c", script]).arg(place.mountpoint());
+        reader.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut reader = Guarded(reader.spawn().unwrap());
+        let mut go_on = reader.0.stdin.take().unwrap();
+        let mut says = BufReader::new(reader.0.stdout.take().unwrap()).lines();
+        let mut next = || says.next().unwrap().unwrap();
+        assert_eq!(next(), "read");
+        let worker = worker_of(daemon.pid());
+        kill(worker, Signal::SIGSTOP).unwrap();
+        go_on.write_all(b"\n").unwrap();
+        if option.is_none() {
+            let stack = format!("/proc/{}/wchan", reader.pid());
+            eventually("waiting for the daemon", || {
+                std::fs::read_to_string(&stack).is_ok_and(|place| place == "request_wait_answer")
+            });
+            kill(worker, Signal::SIGCONT).unwrap();
+            assert_eq!(next(), "known");
+        } else {
+            assert_eq!(next(), "known");
+            kill(worker, Signal::SIGCONT).unwrap();
+        }
+        go_on.write_all(b"\n").unwrap();
+        assert_eq!(next(), answers);
+        assert!(reader.0.wait().unwrap().success());
+    }
+}
+
 #[test]
 fn the_shared_page_cache_is_never_filled() {
     let place = Place::new();
@@ -564,7 +632,7 @@ fn a_mountpoint_that_is_full_or_a_file_is_refused() {
 fn a_session_starts_from_a_connection_that_was_answered_before() {
     let place = Place::new();
     std::fs::create_dir(place.mountpoint()).unwrap();
-    let connection = Connection::new(&place.mountpoint()).unwrap();
+    let connection = Connection::new(&place.mountpoint(), false).unwrap();
     let vfs = Arc::new(Vfs::of_machine().unwrap());
     let first = Session::new(&connection, vfs.clone(), 1).unwrap();
     let first = std::thread::spawn(|| first.run());
@@ -596,7 +664,7 @@ fn who_is_held_up_holds_up_nobody_else() {
     std::fs::remove_file(&blocks).unwrap();
     nix::unistd::mkfifo(&blocks, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
 
-    let connection = Connection::new(&place.mountpoint()).unwrap();
+    let connection = Connection::new(&place.mountpoint(), false).unwrap();
     let kernel = Arc::new(Kernel::open(&root).unwrap());
     let kept = Arc::new(Kept::new().unwrap());
     // The readers are not of that host.
