@@ -49,6 +49,8 @@ const MOST_BIRTHS: usize = 8192;
 /// How often at most what has ended is looked for, to be forgotten. A namespace that is held
 /// keeps its cgroups half alive in the kernel.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// For how long at most one reader does so: thousands of containers take some tens of milliseconds.
+const SWEEP_FOR: Duration = Duration::from_millis(1);
 /// How often a process is looked at that is moved while it is looked at: on a busy machine the
 /// daemon may lose its CPU in each of the first ten.
 const ATTEMPTS: usize = 100;
@@ -80,8 +82,38 @@ pub struct Resolver {
     births: Mutex<LruCache<Identity, Nsec>>,
     /// Containers that were found ended, until [`Resolver::take_ended`].
     ended: Mutex<Vec<Identity>>,
-    /// When what has ended was last looked for.
-    swept: Mutex<Instant>,
+    sweep: Mutex<Sweep>,
+}
+
+/// The look for what has ended, which goes through all that is remembered, each read a part.
+#[derive(Debug)]
+struct Sweep {
+    begun: Instant,
+    /// Not looked at yet, of each kind.
+    readers: Vec<u32>,
+    inits: Vec<NsId>,
+    boundaries: Vec<NsId>,
+    containers: Vec<Identity>,
+}
+
+impl Sweep {
+    /// One that is over.
+    fn new() -> Sweep {
+        Sweep {
+            begun: Instant::now(),
+            readers: Vec::new(),
+            inits: Vec::new(),
+            boundaries: Vec::new(),
+            containers: Vec::new(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.readers.is_empty()
+            && self.inits.is_empty()
+            && self.boundaries.is_empty()
+            && self.containers.is_empty()
+    }
 }
 
 /// The daemon's own namespaces.
@@ -157,7 +189,7 @@ impl Resolver {
             most_together: files.saturating_sub(OWN_FILES) / 16 * 11,
             births: Mutex::new(LruCache::new(most(MOST_BIRTHS))),
             ended: Mutex::new(Vec::new()),
-            swept: Mutex::new(Instant::now()),
+            sweep: Mutex::new(Sweep::new()),
         })
     }
 
@@ -455,23 +487,36 @@ impl Resolver {
         Ok(*init.around.get_or_init(|| around))
     }
 
-    /// Forgets what has ended, if that was not done just now.
+    /// Forgets what has ended, if that was not done just now; what takes longer, the next readers
+    /// go on with.
     fn sweep(&self) {
-        let Some(mut swept) = self.swept.try_lock() else { return };
-        if swept.elapsed() < SWEEP_EVERY {
-            return;
+        let Some(mut sweep) = self.sweep.try_lock() else { return };
+        let now = Instant::now();
+        if sweep.is_over() {
+            if now.duration_since(sweep.begun) < SWEEP_EVERY {
+                return;
+            }
+            *sweep = Sweep {
+                begun: now,
+                readers: self.readers.keys(),
+                inits: self.inits.keys(),
+                boundaries: self.boundaries.keys(),
+                containers: self.containers.keys(),
+            };
         }
-        self.readers
-            .forget_where(|known| !known.was_asked() || !known.is_unchanged(&self.kernel.moves));
-        self.inits.forget_where(|init| !init.is_alive());
-        self.boundaries
-            .forget_where(|known| !known.found_by.as_ref().is_some_and(identity::is_alive));
-        let ended = self.containers.forget_where(|known| {
+        let up = || now.elapsed() > SWEEP_FOR;
+        self.readers.forget_where(&mut sweep.readers, up, |known| {
+            !known.was_asked() || !known.is_unchanged(&self.kernel.moves)
+        });
+        self.inits.forget_where(&mut sweep.inits, up, |init| !init.is_alive());
+        self.boundaries.forget_where(&mut sweep.boundaries, up, |known| {
+            !known.found_by.as_ref().is_some_and(identity::is_alive)
+        });
+        let ended = self.containers.forget_where(&mut sweep.containers, up, |known| {
             known.close_unused();
             known.check_exists().is_err()
         });
         self.ended.lock().extend(ended);
-        *swept = Instant::now();
     }
 
     /// The paths of the hierarchies that serve a controller.

@@ -95,22 +95,31 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         drop(entries);
     }
 
-    /// Forgets the entries of which `condition`, which may ask the kernel, is true, and tells
-    /// their keys.
-    pub(super) fn forget_where(&self, condition: impl Fn(&V) -> bool) -> Vec<K> {
-        let known: Vec<(K, Arc<V>)> = {
-            let entries = self.entries.lock();
-            entries.by_key.iter().map(|(key, value)| (key.clone(), Arc::clone(value))).collect()
-        };
-        let found: Vec<_> = known.into_iter().filter(|(_, value)| condition(value)).collect();
-        let mut entries = self.entries.lock();
-        for (key, value) in &found {
-            let is_same = entries.by_key.peek(key).is_some_and(|now| Arc::ptr_eq(now, value));
-            let forgotten = if is_same { entries.by_key.pop_entry(key) } else { None };
-            entries.uncount(forgotten.iter());
+    /// The keys of all entries.
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.entries.lock().by_key.iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Forgets those of the entries `left` of which `condition`, which may ask the kernel, is true,
+    /// and tells their keys. What it has not got to when the time is `up` stays in `left`.
+    pub(super) fn forget_where(
+        &self,
+        left: &mut Vec<K>,
+        up: impl Fn() -> bool,
+        condition: impl Fn(&V) -> bool,
+    ) -> Vec<K> {
+        let mut found = Vec::new();
+        while let Some(key) = left.pop_if(|_| !up()) {
+            let known = self.entries.lock().by_key.peek(&key).cloned();
+            let Some(value) = known.filter(|value| condition(value)) else { continue };
+            let mut entries = self.entries.lock();
+            let is_same = entries.by_key.peek(&key).is_some_and(|now| Arc::ptr_eq(now, &value));
+            let forgotten = if is_same { entries.by_key.pop_entry(&key) } else { None };
+            entries.uncount(&forgotten);
+            drop(entries);
+            found.push(key);
         }
-        drop(entries);
-        found.into_iter().map(|(key, _)| key).collect()
+        found
     }
 }
 
@@ -194,15 +203,38 @@ mod tests {
         }
         held.forget(&2);
         held.forget(&2);
-        held.forget_where(|value| value % 3 == 0);
+        let mut left = held.keys();
+        assert_eq!(held.forget_where(&mut left, || false, |value| value % 3 == 0), [3, 6]);
+        assert!(left.is_empty());
         assert_eq!(keys(&held), [5, 4, 1]);
         // One that was replaced meanwhile stays.
-        held.forget_where(|value| {
-            if *value == 4 {
-                held.put(4, Arc::new(7));
-            }
-            *value == 4
-        });
+        held.forget_where(
+            &mut held.keys(),
+            || false,
+            |value| {
+                if *value == 4 {
+                    held.put(4, Arc::new(7));
+                }
+                *value == 4
+            },
+        );
         assert_eq!(keys(&held), [4, 5, 1]);
+    }
+
+    #[test]
+    fn what_there_was_no_time_for_is_left() {
+        let held = Held::at_most(100);
+        for key in 1..=6 {
+            held.put(key, Arc::new(key as usize));
+        }
+        let mut left = held.keys();
+        let looks = std::cell::Cell::new(0);
+        let up = || looks.replace(looks.get() + 1) == 4;
+        assert_eq!(held.forget_where(&mut left, up, |value| value % 2 == 0), [2, 4]);
+        assert_eq!(left, [6, 5]);
+        // What has gone meanwhile is nothing to look at.
+        held.forget(&5);
+        assert_eq!(held.forget_where(&mut left, || false, |_| true), [6]);
+        assert_eq!(keys(&held), [3, 1]);
     }
 }
