@@ -61,7 +61,7 @@ impl Holds for Known {
 
 impl Known {
     /// The answer `who` about `thread`, whose number is `tid`, that was found by `seen`; none
-    /// where the thread has ended meanwhile, or nothing tells that it has.
+    /// where the thread has ended meanwhile.
     pub(super) fn new(
         proc: &ProcRoot,
         tid: u32,
@@ -76,7 +76,7 @@ impl Known {
         let open = |(process, text)| Ok((proc.open_file(&format!("{process}/cgroup"))?, text));
         let listings = seen.listings.into_iter().map(open).collect::<Result<_>>()?;
         // By number, which all kept that lived on.
-        if !thread.is_pinned() || !thread.is_alive() {
+        if !thread.is_alive() {
             return Ok(None);
         }
         Ok(Some(Known {

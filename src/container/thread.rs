@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::Pid;
 
 use crate::error::{Error, Result};
-use crate::procfs::{ProcRoot, process};
+use crate::procfs::{Namespace, ProcRoot, namespace_of, process};
 use crate::sys::identity;
 
 /// A reading thread, pinned: as long as it is alive, its number, its process's, and those of
@@ -14,24 +14,26 @@ use crate::sys::identity;
 pub struct Thread {
     /// The thread group.
     pub group: u32,
-    /// Of the thread, or where the kernel has none such of its group; none where it has none.
-    pidfd: Option<OwnedFd>,
-    /// Whether that ends with the thread.
-    is_its_own: bool,
+    pin: Pin,
+}
+
+/// What ends with a thread, and never comes to stand for another one.
+#[derive(Debug)]
+enum Pin {
+    /// Of the thread.
+    Pidfd(OwnedFd),
+    /// A link of its /proc/TID, before Linux 6.13.
+    Link(OwnedFd),
 }
 
 impl Thread {
-    /// Whether a later thread of its number is known not to be it.
-    #[must_use]
-    pub fn is_pinned(&self) -> bool {
-        self.pidfd.is_some() && self.is_its_own
-    }
-
-    /// Whether neither it nor its group had ended. True where the kernel has no pidfds: a
-    /// thread that waits for our answer cannot end, and only one that does not wait may.
+    /// Whether it had not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.pidfd.as_ref().is_none_or(identity::is_alive)
+        match &self.pin {
+            Pin::Pidfd(pidfd) => identity::is_alive(pidfd),
+            Pin::Link(link) => namespace_of(link).is_some(),
+        }
     }
 }
 
@@ -48,7 +50,7 @@ pub(super) fn to_pid(pid: u32) -> Option<Pid> {
 pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
     let Some(pid) = to_pid(tid) else { return Some(Err(gone(tid))) };
     match identity::thread_group(pid) {
-        Ok((group, pidfd)) => Some(Ok(Thread { group, pidfd: Some(pidfd), is_its_own: true })),
+        Ok((group, pidfd)) => Some(Ok(Thread { group, pin: Pin::Pidfd(pidfd) })),
         Err(error) => match error.raw_os_error() {
             Some(libc::ESRCH) => Some(Err(gone(tid))),
             Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => None,
@@ -63,10 +65,11 @@ pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
 /// [`Error::Gone`], or [`Error::Io`] with ENOENT or ESRCH, where there is no such thread.
 pub fn by_status(proc: &ProcRoot, tid: u32) -> Result<Thread> {
     to_pid(tid).ok_or_else(|| gone(tid))?;
+    // First, so that what is read by number is of this one, if it is alive in the end.
+    let link = proc.open_namespace(tid, Namespace::Pid)?;
     let name = format!("{tid}/status");
     let status = proc.read_record(&name)?;
     let group = process::parse_thread_group(&status)
         .ok_or_else(|| Error::malformed(proc.path(&name), 0, &status, "a line Tgid"))?;
-    let pidfd = to_pid(group).and_then(|group| identity::process(group).ok());
-    Ok(Thread { group, pidfd, is_its_own: group == tid })
+    Ok(Thread { group, pin: Pin::Link(link) })
 }

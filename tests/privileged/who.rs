@@ -466,16 +466,25 @@ fn both_lookups_of_a_process_agree() {
     };
     let own = std::process::id();
     check(own, own);
-    std::thread::scope(|scope| {
-        let tid = scope.spawn(|| nix::unistd::gettid().as_raw().cast_unsigned());
-        drop(tid);
-        let own_thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        assert_ne!(own_thread, own, "tests run in threads");
-        check(own_thread, own);
-    });
+    let own_thread = || nix::unistd::gettid().as_raw().cast_unsigned();
+    assert_ne!(own_thread(), own, "tests run in threads");
+    check(own_thread(), own);
     let reader = Plan::host().pid_namespace().start(&place);
     check(reader.pid, reader.pid);
     assert_eq!(checked, 3);
+
+    // A thread ends with its process alive.
+    let held = std::thread::spawn({
+        let proc = proc_root();
+        move || {
+            let tid = own_thread();
+            [thread::by_status(&proc, tid).unwrap(), thread::by_pidfd(tid).unwrap().unwrap()]
+        }
+    });
+    let held = held.join().unwrap();
+    eventually("the end of a thread that was joined", || {
+        held.iter().all(|thread| !thread.is_alive())
+    });
 
     let held = [
         thread::by_status(&proc, reader.pid).unwrap(),
