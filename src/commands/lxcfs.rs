@@ -106,8 +106,8 @@ struct Args {
 enum FuseOption {
     /// So here anyway.
     Always,
-    /// `ro`.
-    ReadOnly,
+    /// `ro`, or `rw`.
+    ReadOnly(bool),
     /// libfuse or mount(8) would do something for it.
     NotDone(String),
 }
@@ -122,7 +122,6 @@ const ALWAYS: &[&str] = &[
     "nodev",
     "nonempty",
     "nosuid",
-    "rw",
 ];
 
 /// The other options of mount.fuse3(8) and mount(8), and those that libfuse 2 had.
@@ -195,8 +194,8 @@ impl FromStr for FuseOption {
         if name.is_empty() || ALWAYS.contains(&name) {
             return Ok(FuseOption::Always);
         }
-        if name == "ro" {
-            return Ok(FuseOption::ReadOnly);
+        if name == "ro" || name == "rw" {
+            return Ok(FuseOption::ReadOnly(name == "ro"));
         }
         if NOT_DONE.contains(&name) {
             return Ok(FuseOption::NotDone(option.to_owned()));
@@ -216,19 +215,24 @@ impl Args {
         let obsolete =
             obsolete.iter().filter(|(given, _)| *given).map(|(_, line)| (*line).to_owned());
         let not_done = self.options.iter().filter_map(|option| match option {
-            FuseOption::Always | FuseOption::ReadOnly => None,
+            FuseOption::Always | FuseOption::ReadOnly(_) => None,
             FuseOption::NotDone(option) => Some(format!("-o {option}: nothing is done for it")),
         });
         obsolete.chain(not_done).collect()
     }
 
     fn into_daemon(self) -> Daemon {
+        let told = self.options.iter().rev().find_map(|option| match option {
+            FuseOption::ReadOnly(told) => Some(*told),
+            FuseOption::Always | FuseOption::NotDone(_) => None,
+        });
+        // Without psi-poll lxcfs has no triggers either.
+        let read_only = told.unwrap_or(!self.enable_psi_poll);
         let pidfile = self.pidfile.unwrap_or_else(|| self.runtime_dir.join("lxcfs.pid"));
         let options = Options {
             mountpoint: self.mountpoint,
             nonempty: true,
-            // Without, lxcfs has no triggers either.
-            read_only: !self.enable_psi_poll || self.options.contains(&FuseOption::ReadOnly),
+            read_only,
             workers: None,
             pidfile: Some(pidfile),
         };
@@ -384,8 +388,9 @@ mod tests {
         assert_eq!(other.runtime_dir.to_str(), Some("/x/lxcfs-rs"));
         assert_eq!((other.cpu_count, other.verbose), (CpuCount::Ceil, 2));
         assert_eq!(other.swap, SwapView { hidden: true, zswap_hidden: true });
-        assert!(!daemon("--enable-psi-poll -o rw /m").options.read_only);
+        assert!(!daemon("--enable-psi-poll /m").options.read_only);
         assert!(daemon("--enable-psi-poll -o rw,ro /m").options.read_only);
+        assert!(!daemon("-o ro,rw /m").options.read_only);
         let named = daemon("--runtime-dir=/x -p /y/pid /m");
         assert_eq!(named.options.pidfile.unwrap().to_str(), Some("/y/pid"));
     }

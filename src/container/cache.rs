@@ -36,14 +36,14 @@ const MOST_DIRECTORIES: usize = 32_768;
 const MOST_CONTAINERS: usize = 4_096;
 /// How many descriptors the remembered namespaces of one kind hold at most: two each.
 const MOST_FOR_NAMESPACES: usize = 8_192;
-/// How many the remembered readers hold at most: two to six each.
+/// How many the remembered readers hold at most: two each, or as many as eight.
 const MOST_FOR_READERS: usize = 16_384;
 /// How many descriptors the daemon holds that has been asked nothing.
 const OWN_FILES: usize = 64;
 /// How many numbers of threads are remembered that have read once: who reads again is worth being
 /// remembered himself. More than there may be places for readers: one that takes turns with all of
 /// the others is not forgotten in between.
-const MOST_NUMBERS: usize = 8_192;
+const MOST_NUMBERS: usize = 16_384;
 /// How many births are remembered: more than containers, since a birth must never change.
 const MOST_BIRTHS: usize = 8192;
 /// How often at most what has ended is looked for, to be forgotten. A namespace that is held
@@ -88,7 +88,8 @@ pub struct Resolver {
 /// The look for what has ended, which goes through all that is remembered, each read a part.
 #[derive(Debug)]
 struct Sweep {
-    begun: Instant,
+    /// When the last one was over.
+    ended: Instant,
     /// Not looked at yet, of each kind.
     readers: Vec<u32>,
     inits: Vec<NsId>,
@@ -100,7 +101,7 @@ impl Sweep {
     /// One that is over.
     fn new() -> Sweep {
         Sweep {
-            begun: Instant::now(),
+            ended: Instant::now(),
             readers: Vec::new(),
             inits: Vec::new(),
             boundaries: Vec::new(),
@@ -261,10 +262,10 @@ impl Resolver {
     fn find(&self, tid: u32) -> Result<Who> {
         self.sweep();
         self.containers.forget_while(|| super::open_directories() > self.most_directories);
+        self.readers.forget_while(|| self.readers.descriptors() > self.most_for_readers());
         if let Some(who) = self.recall(tid) {
             return Ok(who);
         }
-        self.readers.forget_while(|| self.readers.descriptors() > self.most_for_readers());
         let thread = self.thread(tid)?;
         for _ in 0..ATTEMPTS {
             let mut seen = Seen::default();
@@ -493,11 +494,11 @@ impl Resolver {
         let Some(mut sweep) = self.sweep.try_lock() else { return };
         let now = Instant::now();
         if sweep.is_over() {
-            if now.duration_since(sweep.begun) < SWEEP_EVERY {
+            if now.duration_since(sweep.ended) < SWEEP_EVERY {
                 return;
             }
             *sweep = Sweep {
-                begun: now,
+                ended: now,
                 readers: self.readers.keys(),
                 inits: self.inits.keys(),
                 boundaries: self.boundaries.keys(),
@@ -517,6 +518,7 @@ impl Resolver {
             known.check_exists().is_err()
         });
         self.ended.lock().extend(ended);
+        sweep.ended = Instant::now();
     }
 
     /// The paths of the hierarchies that serve a controller.

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use rustix::process::Pid;
 
 use crate::error::{Error, Result};
-use crate::procfs::{Namespace, ProcRoot, namespace_of, process};
-use crate::sys::identity;
+use crate::procfs::{ProcRoot, process};
+use crate::sys::{file, identity};
 
 /// A reading thread, pinned: as long as it is alive, its number, its process's, and those of
 /// the inits of its pid namespaces, which outlive all processes in them, are their own.
@@ -20,10 +20,10 @@ pub struct Thread {
 /// What ends with a thread, and never comes to stand for another one.
 #[derive(Debug)]
 enum Pin {
-    /// Of the thread.
+    /// Of the thread; before Linux 6.13 of the process whose first one it is.
     Pidfd(OwnedFd),
-    /// A link of its /proc/TID, before Linux 6.13.
-    Link(OwnedFd),
+    /// Its /proc/TID/comm, which everybody may read as long as there is a thread to read it of.
+    Comm(OwnedFd),
 }
 
 impl Thread {
@@ -32,7 +32,7 @@ impl Thread {
     pub fn is_alive(&self) -> bool {
         match &self.pin {
             Pin::Pidfd(pidfd) => identity::is_alive(pidfd),
-            Pin::Link(link) => namespace_of(link).is_some(),
+            Pin::Comm(comm) => file::reread_record(comm).is_ok(),
         }
     }
 }
@@ -64,12 +64,16 @@ pub fn by_pidfd(tid: u32) -> Option<Result<Thread>> {
 /// # Errors
 /// [`Error::Gone`], or [`Error::Io`] with ENOENT or ESRCH, where there is no such thread.
 pub fn by_status(proc: &ProcRoot, tid: u32) -> Result<Thread> {
-    to_pid(tid).ok_or_else(|| gone(tid))?;
-    // First, so that what is read by number is of this one, if it is alive in the end.
-    let link = proc.open_namespace(tid, Namespace::Pid)?;
+    let pid = to_pid(tid).ok_or_else(|| gone(tid))?;
+    // First, so that what is read by number is of this one, if it is alive in the end. There is no
+    // pidfd for another thread than a first one.
+    let pin = match identity::process(pid) {
+        Ok(pidfd) => Pin::Pidfd(pidfd),
+        Err(_) => Pin::Comm(proc.open_file(&format!("{tid}/comm"))?),
+    };
     let name = format!("{tid}/status");
     let status = proc.read_record(&name)?;
     let group = process::parse_thread_group(&status)
         .ok_or_else(|| Error::malformed(proc.path(&name), 0, &status, "a line Tgid"))?;
-    Ok(Thread { group, pin: Pin::Link(link) })
+    Ok(Thread { group, pin })
 }

@@ -85,20 +85,21 @@ impl Connection {
 fn mount_superblock(mountpoint: &Path, data: &str, read_only: bool) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let source = source_at(mountpoint);
-    let source = Some(source.as_os_str());
+    mount(Some(source.as_os_str()), mountpoint, Some("fuse.lxcfs"), flags, Some(data))?;
+    let remount = |more| {
+        let none = None::<&str>;
+        mount(none, mountpoint, none, flags | MsFlags::MS_REMOUNT | more, none)
+    };
     if !read_only {
-        return mount(source, mountpoint, Some("fuse.lxcfs"), flags, Some(data));
+        return Ok(());
     }
-    mount(source, mountpoint, Some("fuse.lxcfs"), flags | MsFlags::MS_RDONLY, Some(data))?;
-    // The superblock alone: in a user namespace a mount that is read-only itself stays so, and an
-    // engine fails which is told to bind it writable.
-    let none = None::<&str>;
-    mount(none, mountpoint, none, flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND, none).inspect_err(
-        |_| {
-            // The first error is the one to report.
-            let _ = unmount(mountpoint);
-        },
-    )
+    // The superblock alone, and not this mount nor those that it was propagated to: in a user
+    // namespace a mount that is read-only itself stays so, and an engine fails which is told to bind
+    // it writable.
+    remount(MsFlags::MS_RDONLY).and_then(|()| remount(MsFlags::MS_BIND)).inspect_err(|_| {
+        // The first error is the one to report.
+        let _ = unmount(mountpoint);
+    })
 }
 
 fn shake_hands(device: &mut (impl Read + Write)) -> Result<(Vec<u8>, Vec<u8>)> {

@@ -59,8 +59,9 @@ impl Options {
 
     /// Mounts as they say.
     pub(super) fn connect(&self, mountpoint: &Path) -> Result<Connection> {
-        // A kernel without PSI, or with psi=0, has no such directory.
-        let has_pressure = Path::new("/proc/pressure").exists();
+        // A kernel without PSI has no such file; with psi=0 it has none either, or one that cannot
+        // be read.
+        let has_pressure = std::fs::read("/proc/pressure/cpu").is_ok();
         Connection::new(mountpoint, self.read_only || !has_pressure)
     }
 }

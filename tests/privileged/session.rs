@@ -484,6 +484,13 @@ print(*[refused(call) for call in calls], flush=True)
         assert_eq!(next(), "read");
         let worker = worker_of(daemon.pid());
         kill(worker, Signal::SIGSTOP).unwrap();
+        // Until the first of its threads has run the others go on.
+        eventually("a stopped worker", || {
+            let threads = std::fs::read_dir(format!("/proc/{worker}/task")).unwrap();
+            threads
+                .map(|thread| thread.unwrap().path().join("stat"))
+                .all(|stat| std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T ")))
+        });
         go_on.write_all(b"\n").unwrap();
         if option.is_none() {
             let stack = format!("/proc/{}/wchan", reader.pid());
@@ -500,6 +507,36 @@ print(*[refused(call) for call in calls], flush=True)
         assert_eq!(next(), answers);
         assert!(reader.0.wait().unwrap().success());
     }
+}
+
+/// A mount that is read-only itself would stay so in a container with a user namespace.
+#[test]
+fn where_a_read_only_mount_is_propagated_to_it_is_the_superblock_alone_too() {
+    let place = Place::new();
+    let (base, mountpoint) = (place.base.clone(), place.mountpoint());
+    std::fs::create_dir(&mountpoint).unwrap();
+    // In mount namespaces of their own, which go with the thread and its child.
+    let options = std::thread::spawn(move || {
+        let none = None::<&str>;
+        let make = |flags, target: &Path| mount(none, target, none, flags, none).unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        make(MsFlags::MS_REC | MsFlags::MS_PRIVATE, Path::new("/"));
+        mount(Some(&base), &base, none, MsFlags::MS_BIND, none).unwrap();
+        make(MsFlags::MS_SHARED, &base);
+        let mut elsewhere = Command::new("unshare");
+        let script = "echo ready; read line; findmnt -no VFS-OPTIONS,FS-OPTIONS \"$1\"";
+        elsewhere.args(["--mount", "--propagation", "slave", "sh", "-c", script, "sh"]);
+        elsewhere.arg(&mountpoint).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut elsewhere = Guarded(elsewhere.spawn().unwrap());
+        let mut lines = BufReader::new(elsewhere.0.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        let _connection = Connection::new(&mountpoint, true).unwrap();
+        elsewhere.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        lines.next().unwrap().unwrap()
+    });
+    let options = options.join().unwrap();
+    let found: Vec<&str> = options.split_whitespace().collect();
+    assert!(found[0].starts_with("rw,") && found[1].starts_with("ro,"), "{options}");
 }
 
 #[test]
