@@ -307,10 +307,8 @@ impl Resolver {
             return;
         }
         // Whoever cannot be remembered is found out about again.
-        if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen)
-            && self.readers.descriptors() + known.descriptors() <= self.most_for_readers()
-        {
-            self.readers.put_beside(tid, Arc::new(known));
+        if let Ok(Some(known)) = Known::new(&self.kernel.proc, tid, thread, who, seen) {
+            self.readers.put_beside(tid, Arc::new(known), self.most_for_readers());
         }
     }
 

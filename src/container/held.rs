@@ -2,6 +2,7 @@
 
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -16,34 +17,29 @@ pub(super) trait Holds {
 #[derive(Debug)]
 pub(super) struct Held<K: Hash + Eq, V> {
     most: usize,
-    entries: Mutex<Entries<K, V>>,
-}
-
-#[derive(Debug)]
-struct Entries<K: Hash + Eq, V> {
-    by_key: LruCache<K, Arc<V>>,
-    descriptors: usize,
+    entries: Mutex<LruCache<K, Arc<V>>>,
+    /// Of all entries; changed with the lock on them.
+    descriptors: AtomicUsize,
 }
 
 impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
     /// Nothing yet, and never more than `most` descriptors.
     pub(super) fn at_most(most: usize) -> Held<K, V> {
-        let entries = Entries { by_key: LruCache::unbounded(), descriptors: 0 };
-        Held { most, entries: Mutex::new(entries) }
+        Held { most, entries: Mutex::new(LruCache::unbounded()), descriptors: AtomicUsize::new(0) }
     }
 
     pub(super) fn get(&self, key: &K) -> Option<Arc<V>> {
-        self.entries.lock().by_key.get(key).cloned()
+        self.entries.lock().get(key).cloned()
     }
 
     /// How many descriptors they hold.
     pub(super) fn descriptors(&self) -> usize {
-        self.entries.lock().descriptors
+        self.descriptors.load(Ordering::Relaxed)
     }
 
     /// How many are remembered.
     pub(super) fn len(&self) -> usize {
-        self.entries.lock().by_key.len()
+        self.entries.lock().len()
     }
 
     /// Remembers `value` and forgets, from the least recently used on, what it has no place
@@ -51,12 +47,12 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
     pub(super) fn put(&self, key: K, value: Arc<V>) {
         let mut forgotten = Vec::new();
         let mut entries = self.entries.lock();
-        entries.descriptors += value.descriptors();
-        forgotten.extend(entries.by_key.push(key, value));
-        entries.uncount(forgotten.iter());
-        while entries.descriptors > self.most {
-            let Some(oldest) = entries.by_key.pop_lru() else { break };
-            entries.uncount([&oldest]);
+        self.count(&value);
+        forgotten.extend(entries.push(key, value));
+        self.uncount(forgotten.iter());
+        while self.descriptors() > self.most {
+            let Some(oldest) = entries.pop_lru() else { break };
+            self.uncount([&oldest]);
             forgotten.push(oldest);
         }
         drop(entries);
@@ -64,14 +60,15 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
         drop(forgotten);
     }
 
-    /// Remembers `value` if it has a place beside all others: where more are asked about in turn
-    /// than have one, to make room for each would leave none that is asked about again.
-    pub(super) fn put_beside(&self, key: K, value: Arc<V>) {
+    /// Remembers `value` if all then hold no more than `most` descriptors: where more are asked
+    /// about in turn than have a place, to make room for each would leave none that is asked about
+    /// again.
+    pub(super) fn put_beside(&self, key: K, value: Arc<V>, most: usize) {
         let mut entries = self.entries.lock();
-        if entries.descriptors + value.descriptors() <= self.most {
-            entries.descriptors += value.descriptors();
-            let forgotten = entries.by_key.push(key, value);
-            entries.uncount(forgotten.iter());
+        if self.descriptors() + value.descriptors() <= most.min(self.most) {
+            self.count(&value);
+            let forgotten = entries.push(key, value);
+            self.uncount(&forgotten);
         }
     }
 
@@ -79,8 +76,8 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
     pub(super) fn forget_while(&self, condition: impl Fn() -> bool) {
         while condition() {
             let mut entries = self.entries.lock();
-            let oldest = entries.by_key.pop_lru();
-            entries.uncount(&oldest);
+            let oldest = entries.pop_lru();
+            self.uncount(&oldest);
             drop(entries);
             if oldest.is_none() {
                 break;
@@ -90,14 +87,14 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
 
     pub(super) fn forget(&self, key: &K) {
         let mut entries = self.entries.lock();
-        let forgotten = entries.by_key.pop_entry(key);
-        entries.uncount(forgotten.iter());
+        let forgotten = entries.pop_entry(key);
+        self.uncount(forgotten.iter());
         drop(entries);
     }
 
     /// The keys of all entries.
     pub(super) fn keys(&self) -> Vec<K> {
-        self.entries.lock().by_key.iter().map(|(key, _)| key.clone()).collect()
+        self.entries.lock().iter().map(|(key, _)| key.clone()).collect()
     }
 
     /// Forgets those of the entries `left` of which `condition`, which may ask the kernel, is true,
@@ -110,27 +107,29 @@ impl<K: Hash + Eq + Clone, V: Holds> Held<K, V> {
     ) -> Vec<K> {
         let mut found = Vec::new();
         while let Some(key) = left.pop_if(|_| !up()) {
-            let known = self.entries.lock().by_key.peek(&key).cloned();
+            let known = self.entries.lock().peek(&key).cloned();
             let Some(value) = known.filter(|value| condition(value)) else { continue };
             let mut entries = self.entries.lock();
-            let is_same = entries.by_key.peek(&key).is_some_and(|now| Arc::ptr_eq(now, &value));
-            let forgotten = if is_same { entries.by_key.pop_entry(&key) } else { None };
-            entries.uncount(&forgotten);
+            let is_same = entries.peek(&key).is_some_and(|now| Arc::ptr_eq(now, &value));
+            let forgotten = if is_same { entries.pop_entry(&key) } else { None };
+            self.uncount(&forgotten);
             drop(entries);
             found.push(key);
         }
         found
     }
-}
 
-impl<K: Hash + Eq, V: Holds> Entries<K, V> {
-    fn uncount<'a>(&mut self, forgotten: impl IntoIterator<Item = &'a (K, Arc<V>)>)
+    fn count(&self, value: &V) {
+        self.descriptors.fetch_add(value.descriptors(), Ordering::Relaxed);
+    }
+
+    fn uncount<'a>(&self, forgotten: impl IntoIterator<Item = &'a (K, Arc<V>)>)
     where
         K: 'a,
         V: 'a,
     {
         for (_, value) in forgotten {
-            self.descriptors -= value.descriptors();
+            self.descriptors.fetch_sub(value.descriptors(), Ordering::Relaxed);
         }
     }
 }
@@ -147,10 +146,10 @@ mod tests {
 
     fn keys(held: &Held<u32, usize>) -> Vec<u32> {
         let entries = held.entries.lock();
-        let sum: usize = entries.by_key.iter().map(|(_, value)| **value).sum();
-        assert_eq!(entries.descriptors, sum);
+        let sum: usize = entries.iter().map(|(_, value)| **value).sum();
+        assert_eq!(held.descriptors(), sum);
         assert!(sum <= held.most);
-        entries.by_key.iter().map(|(key, _)| *key).collect()
+        entries.iter().map(|(key, _)| *key).collect()
     }
 
     #[test]
@@ -174,10 +173,16 @@ mod tests {
     fn what_has_no_place_beside_the_others() {
         let held = Held::at_most(10);
         for (key, size) in [(1, 4), (2, 4), (3, 4), (4, 2), (2, 1), (5, 3)] {
-            held.put_beside(key, Arc::new(size));
+            held.put_beside(key, Arc::new(size), 10);
         }
         // The second 2 had none beside the first, and is not taken.
         assert_eq!(keys(&held), [4, 2, 1]);
+        held.forget(&4);
+        held.put_beside(6, Arc::new(2), 9);
+        assert_eq!(keys(&held), [2, 1]);
+        held.put_beside(6, Arc::new(1), 9);
+        held.put_beside(7, Arc::new(2), 20);
+        assert_eq!(keys(&held), [6, 2, 1]);
         assert_eq!(held.get(&2).as_deref(), Some(&4));
     }
 

@@ -493,16 +493,14 @@ print(*[refused(call) for call in calls], flush=True)
         });
         go_on.write_all(b"\n").unwrap();
         if option.is_none() {
-            let stack = format!("/proc/{}/wchan", reader.pid());
+            let wchan = format!("/proc/{}/wchan", reader.pid());
             eventually("waiting for the daemon", || {
-                std::fs::read_to_string(&stack).is_ok_and(|place| place == "request_wait_answer")
+                std::fs::read_to_string(&wchan).is_ok_and(|place| place == "request_wait_answer")
             });
             kill(worker, Signal::SIGCONT).unwrap();
-            assert_eq!(next(), "known");
-        } else {
-            assert_eq!(next(), "known");
-            kill(worker, Signal::SIGCONT).unwrap();
         }
+        assert_eq!(next(), "known");
+        kill(worker, Signal::SIGCONT).unwrap();
         go_on.write_all(b"\n").unwrap();
         assert_eq!(next(), answers);
         assert!(reader.0.wait().unwrap().success());
